@@ -1,0 +1,5 @@
+"""How tokens are drawn."""
+
+from posttrain.generation.engine import Completion, Engine, Prompt, Sampling
+
+__all__ = ["Completion", "Engine", "Prompt", "Sampling"]

@@ -1,0 +1,63 @@
+"""What every engine takes and gives: `Prompt`, `Sampling`, `Completion`, `Engine`."""
+
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 are off. Filters apply after the temperature, in the
+    order top-k, top-p, min-p (as transformers does). `stop` strings end an answer and stay in its text; `stop_tokens`
+    come on top of the model's own end-of-turn tokens. `seed` names the random stream: the same (seed, prompt index,
+    sample index) draws the same answer whatever else is in the batch, up to floating-point ties.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens to continue. `tokens` ends with a forced prefix of the answer, `forced` tokens long, where there is one."""
+
+    tokens: npt.NDArray[np.int32]
+    forced: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One drawn answer.
+
+    `tokens[R]` int32 are the drawn tokens, the end-of-turn token included when it was drawn; a forced prefix is not
+    among them. `logprobs[R]`: of the untempered policy (float32 log-softmax of the raw logits).
+    `sampling_logprobs[R]`: of the distribution that was drawn from. `finish_reason`: "stop" (end-of-turn token or stop
+    string) or "length" (ran out of `max_new_tokens` or of context). `text`: decoded without special end tokens.
+    """
+
+    prompt: int
+    sample: int
+    tokens: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    sampling_logprobs: npt.NDArray[np.float32]
+    finish_reason: Literal["stop", "length"]
+    text: str
+
+
+class Engine(Protocol):
+    """Draws answers. Completions come back ordered by prompt, then by sample."""
+
+    def generate(self, prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
+        """`n` completions for each prompt: `len(prompts) * n` of them."""
+        ...

@@ -1,0 +1,97 @@
+"""Names in a recipe, and the functions that they stand for.
+
+Each room that a recipe names pieces of has one `Registry`. A piece is a function (or class) whose keyword-only
+parameters are its options: their names, types and defaults are what a user may write in YAML, and are checked by
+pydantic before anything runs.
+
+    objectives: Registry[...] = Registry("objective")
+
+    @objectives.register("focal")
+    def focal(scores, batch, *, gamma: float = 2.0): ...
+
+    objectives.options({"name": "focal", "gamma": 1.0})   # -> ("focal", {"gamma": 1.0})
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from posttrain.errors import UserError, nearest
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class Registry(Generic[T]):
+    """Pieces of one kind by name. `kind` is the word that error messages use ("objective", "task", "reward" ...)."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._pieces: dict[str, T] = {}
+        self._models: dict[str, type[BaseModel]] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: `name` in a recipe stands for the decorated function; its keyword-only parameters are options."""
+
+        def add(piece: T) -> T:
+            if name in self._pieces:
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            self._pieces[name] = piece
+            self._models[name] = _options_model(self.kind, name, piece)
+            return piece
+
+        return add
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._pieces))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._pieces
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._pieces:
+            raise UserError(f"unknown {self.kind} '{name}': {nearest(name, self._pieces)}")
+        return self._pieces[name]
+
+    def defaults(self, name: str) -> dict[str, Any]:
+        """Option name -> default of the piece `name` (options without a default are left out)."""
+        self[name]
+        fields = self._models[name].model_fields
+        return {key: field.get_default() for key, field in fields.items() if not field.is_required()}
+
+    def options(self, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Check what a recipe says of a piece, `"name"` or `{"name": ..., option: value}`, and fill in its defaults.
+
+        Raises `UserError` that names an unknown piece, an unknown option (with the nearest one) or a wrong type.
+        """
+        given = {"name": spec} if isinstance(spec, str) else dict(spec)
+        if not isinstance(given.get("name"), str):
+            raise UserError(f"{self.kind} {given!r} has no 'name'; known: {', '.join(self)}")
+        name = given.pop("name")
+        self[name]
+        model = self._models[name]
+        for key in given:
+            if key not in model.model_fields:
+                raise UserError(f"unknown option '{key}' of {self.kind} '{name}': {nearest(key, model.model_fields)}")
+        try:
+            checked = model(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            found = f", found {first['input']!r}" if first["type"] != "missing" else ""
+            raise UserError(f"{self.kind} '{name}', option '{field}': {first['msg']}{found}") from None
+        return name, {key: getattr(checked, key) for key in model.model_fields}
+
+
+def _options_model(kind: str, name: str, piece: Callable[..., Any]) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(piece, eval_str=True).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if parameter.annotation is inspect.Parameter.empty:
+            raise TypeError(f"{kind} '{name}': option '{parameter.name}' needs a type annotation")
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[parameter.name] = (parameter.annotation, default)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    return create_model(f"{kind}_{name}_options", __config__=config, **fields)

@@ -1,0 +1,5 @@
+"""How an answer is scored."""
+
+from posttrain.rewards.score import Score
+
+__all__ = ["Score"]
