@@ -1,0 +1,118 @@
+"""The papers that the house holds: what each is called and made of, whether it runs, and how its claim fared."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import yaml
+
+from posttrain.errors import UserError, nearest
+
+Verdict = Literal["supported", "not supported", "inconclusive"]
+"""What a small run said of one claim."""
+
+FAMILIES: Mapping[str, str] = {
+    "supervised": "supervised objectives, token and sample weights",
+    "rl": "reinforcement learning and rewards",
+    "continuum": "between SFT and RL",
+    "curation": "data selection and synthesis",
+    "parameters": "parameters, efficiency, decoding",
+    "multimodal": "images and latent reasoning",
+    "evaluation": "evaluation",
+    "multistage": "multi-stage production recipes",
+}
+"""Family -> what its papers have in common, in the order in which tables show them."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper.
+
+    `arxiv` is its arXiv id (`2509.23753`), None where it has none. `family` is a key of `FAMILIES`; a paper with two
+    halves (TL-Training) is in the family of its first. `pieces` are the parts of the house that it uses, `room.piece`.
+    `recipe` is the name of its shipped recipe, once there is one.
+    """
+
+    number: int
+    slug: str
+    title: str
+    arxiv: str | None
+    family: str
+    pieces: tuple[str, ...]
+    recipe: str
+
+    @property
+    def key(self) -> str:
+        """Number and slug, `36-asft`: the name of its claim file and of its page."""
+        return f"{self.number:02d}-{self.slug}"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a paper has come: the name of its recipe or "planned", and what its claims' verdicts say together."""
+
+    recipe: str
+    claim: Literal[Verdict, "mixed", "not run"]
+
+
+@cache
+def papers() -> tuple[Paper, ...]:
+    """All papers, by number."""
+    rows = yaml.safe_load(files("posttrain").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
+    found = [Paper(**{"recipe": row["slug"], "arxiv": None, **row, "pieces": tuple(row["pieces"])}) for row in rows]
+    return tuple(sorted(found, key=lambda paper: paper.number))
+
+
+def paper(number_or_slug: int | str) -> Paper:
+    """The paper called `36`, `"36"`, `"asft"` or `"36-asft"`.
+
+    Raises `UserError` that names the nearest slug, or the range of numbers.
+    """
+    wanted = str(number_or_slug)
+    for candidate in papers():
+        if wanted in (candidate.slug, candidate.key, str(candidate.number), f"{candidate.number:02d}"):
+            return candidate
+    if wanted.lstrip("-").isdecimal():
+        raise UserError(f"there is no paper {wanted}: papers are numbered 1 to {papers()[-1].number}")
+    raise UserError(f"unknown paper '{wanted}': {nearest(wanted, [known.slug for known in papers()])}")
+
+
+def status(paper: Paper, recipes: Collection[str], claims_dir: Path | None) -> Status:
+    """What `recipes` (the names that are shipped) and the claim file in `claims_dir` say of `paper`.
+
+    Without a claim file (or with `claims_dir` None) the claim is "not run"; verdicts that differ make it "mixed".
+    Raises `UserError` for a claim file that is broken or belongs to another paper.
+    """
+    recipe = paper.recipe if paper.recipe in recipes else "planned"
+    path = claims_dir / f"{paper.key}.json" if claims_dir else None
+    if path is None or not path.is_file():
+        return Status(recipe, "not run")
+    found = set(_verdicts(path, paper))
+    return Status(recipe, found.pop() if len(found) == 1 else "mixed")
+
+
+def _verdicts(path: Path, paper: Paper) -> list[Verdict]:
+    """The verdict of every claim in a claim file: `{"paper": 36, "claims": [{"verdict": ...}, ...], ...}`."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"claim file {path} is not JSON ({error}); run the claim again") from None
+    claims = content.get("claims") if isinstance(content, dict) else None
+    if not isinstance(claims, list) or not claims:
+        raise UserError(f"claim file {path} has no list 'claims'; run the claim again")
+    if content.get("paper") != paper.number:
+        raise UserError(
+            f"claim file {path} is about paper {content.get('paper')!r}, its name says {paper.number}; "
+            f"rename it or run the claim again"
+        )
+    verdicts = [claim.get("verdict") if isinstance(claim, dict) else None for claim in claims]
+    for position, verdict in enumerate(verdicts, start=1):
+        if verdict not in get_args(Verdict):
+            raise UserError(
+                f"claim {position} in {path} has verdict {verdict!r}; it must be one of: {', '.join(get_args(Verdict))}"
+            )
+    return cast(list[Verdict], verdicts)
