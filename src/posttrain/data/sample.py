@@ -33,9 +33,13 @@ class Sample:
     @cached_property
     def id(self) -> str:
         """Stable name of the content: 16 hex digits, the same in every process, file and order."""
-        content = [self.prompt, self.response, self.rejected, self.answer, self.task, self.tools]
-        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        content = [self.prompt, self.response, self.rejected, self.answer, self.task, self.tools, self.images]
+        return _digest(content)
+
+    @cached_property
+    def prompt_id(self) -> str:
+        """Stable name of the question alone: the same for every response to it."""
+        return _digest([self.prompt, self.task, self.tools, self.images])
 
     @property
     def prompt_text(self) -> str:
@@ -76,6 +80,17 @@ class Sample:
             tools=tuple(row.get("tools", ())),
             meta=row.get("meta", {}),
         )
+
+
+def _digest(content: list[Any]) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_image_digest)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _image_digest(item: Any) -> str:
+    """Images take part in an id by their pixels; anything else that JSON lacks, by its text."""
+    content = item.tobytes() if hasattr(item, "tobytes") else item if isinstance(item, bytes) else str(item).encode()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def user(content: str) -> Message:

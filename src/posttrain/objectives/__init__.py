@@ -1,1 +1,7 @@
-""""""
+"""What weight each token's log-likelihood gets."""
+
+from posttrain.objectives import likelihood
+from posttrain.objectives.objective import Loss, Objective, Term, build_objective, objective, objectives
+from posttrain.objectives.reduction import Reduction
+
+__all__ = ["Loss", "Objective", "Reduction", "Term", "build_objective", "likelihood", "objective", "objectives"]

@@ -1,0 +1,198 @@
+"""`Batch`: what the policy reads (`rows`) and what objectives see (flat target tokens)."""
+
+import hashlib
+from collections.abc import Mapping
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from posttrain.data.sequence import Sequence
+
+Layout = Literal["padded", "packed"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the model's forward takes.
+
+    `input_ids[R, L]`, and `position_ids[R, L]` where positions restart inside a row. "padded": one sequence a row, padded
+    on the right, so that a causal model needs no attention mask. "packed": all sequences in one row; transformers
+    reads the block-diagonal attention from the positions.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor | None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`N` target tokens of `S` sequences in `G` groups; no padding, no shift by one.
+
+    - `tokens[N]`, `position[N]` (index in its sequence), `origin[N]`, every column `[N]`; `sequence[N]` -> 0..S-1.
+    - `scalars`: `[S]`; `group[S]` -> 0..G-1; `sample_ids`: `S` names.
+    - `where[N]`: index into the `R*L` flattened positions of the state that predicts the token.
+    - `coefficients`: what each term's reduction gives each token `[N]`, sequence `[S]` or group `[G]`, already divided
+      by the denominator of the whole optimiser step (see `objectives.reduction`).
+    - `step` of `total_steps`, `epoch` (fractional): for losses with a schedule. `seed`: for losses that draw samples.
+    - `key[N]`: a number that names the token (its sample and position), so that draws do not depend on the batch.
+    """
+
+    rows: Rows
+    tokens: Tensor
+    sequence: Tensor
+    position: Tensor
+    origin: Tensor
+    where: Tensor
+    key: Tensor
+    columns: Mapping[str, Tensor]
+    scalars: Mapping[str, Tensor]
+    group: Tensor
+    groups: int
+    sample_ids: tuple[str, ...]
+    coefficients: Mapping[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+    total_steps: int = 1
+    epoch: float = 0.0
+    seed: int = 0
+
+    @property
+    def sequences(self) -> int:
+        """S, the number of sequences."""
+        return len(self.sample_ids)
+
+    def column(self, name: str) -> Tensor:
+        """The column `[N]`; raises `KeyError` that lists the columns there are."""
+        return _named(self.columns, name, "column")
+
+    def scalar(self, name: str) -> Tensor:
+        """The scalar `[S]`; raises `KeyError` that lists the scalars there are."""
+        return _named(self.scalars, name, "scalar")
+
+    def sum_by_sequence(self, values: Tensor) -> Tensor:
+        """`[N]` -> `[S]`: the sum over each sequence's target tokens."""
+        return torch.zeros(self.sequences, dtype=values.dtype, device=values.device).index_add(0, self.sequence, values)
+
+    def mean_by_sequence(self, values: Tensor) -> Tensor:
+        """`[N]` -> `[S]`: the mean over each sequence's target tokens; 0 where a sequence has none."""
+        counts = self.sum_by_sequence(torch.ones_like(values))
+        return self.sum_by_sequence(values) / counts.clamp(min=1)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with every tensor on `device`."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, Rows):
+                return Rows(move(value.input_ids), move(value.position_ids), move(dict(value.extras)))
+            if isinstance(value, Mapping):
+                return {key: move(item) for key, item in value.items()}
+            return value
+
+        return replace(self, **{name: move(value) for name, value in vars(self).items()})
+
+
+def _named(values: Mapping[str, Tensor], name: str, kind: str) -> Tensor:
+    if name not in values:
+        raise KeyError(f"the batch has no {kind} '{name}' (there are: {', '.join(sorted(values)) or 'none'})")
+    return values[name]
+
+
+def collate(sequences: List[Sequence], *, pad_id: int = 0, layout: Layout = "padded") -> Batch:
+    """Tensors of some sequences. Columns and scalars are those that every sequence has."""
+    if not sequences:
+        raise ValueError("a batch needs at least one sequence")
+    starts = _row_starts(sequences, layout)
+    targets = [np.flatnonzero(sequence.target) for sequence in sequences]
+    shared_columns = set.intersection(*(set(sequence.columns) for sequence in sequences))
+    shared_scalars = set.intersection(*(set(sequence.scalars) for sequence in sequences))
+    group, groups = _group_indices(sequences)
+
+    def flat(arrays: List[npt.NDArray[Any]]) -> Tensor:
+        return torch.from_numpy(np.concatenate([array[t] for array, t in zip(arrays, targets, strict=True)]))
+
+    return Batch(
+        rows=_rows(sequences, starts, pad_id, layout),
+        tokens=flat([sequence.tokens for sequence in sequences]).long(),
+        sequence=torch.from_numpy(np.repeat(np.arange(len(sequences)), [len(t) for t in targets])),
+        position=torch.from_numpy(np.concatenate(targets)),
+        origin=flat([sequence.origin for sequence in sequences]),
+        where=torch.from_numpy(np.concatenate([start + t - 1 for start, t in zip(starts, targets, strict=True)])),
+        key=torch.from_numpy(np.concatenate([_keys(s, t) for s, t in zip(sequences, targets, strict=True)])),
+        columns={name: flat([s.columns[name] for s in sequences]).float() for name in sorted(shared_columns)},
+        scalars={name: torch.tensor([float(s.scalars[name]) for s in sequences]) for name in sorted(shared_scalars)},
+        group=group,
+        groups=groups,
+        sample_ids=tuple(sequence.sample_id for sequence in sequences),
+    )
+
+
+def _keys(sequence: Sequence, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    digest = hashlib.blake2b(f"{sequence.sample_id}/{sequence.group}".encode(), digest_size=8).digest()
+    return np.int64(int.from_bytes(digest, "little") >> 20 << 19) + positions
+
+
+def _row_starts(sequences: List[Sequence], layout: Layout) -> list[int]:
+    if layout == "padded":
+        width = max(len(sequence) for sequence in sequences)
+        return [row * width for row in range(len(sequences))]
+    return [int(start) for start in np.cumsum([0] + [len(sequence) for sequence in sequences[:-1]])]
+
+
+def _rows(sequences: List[Sequence], starts: List[int], pad_id: int, layout: Layout) -> Rows:
+    lengths = [len(sequence) for sequence in sequences]
+    shape = (len(sequences), max(lengths)) if layout == "padded" else (1, sum(lengths))
+    ids = np.full(shape[0] * shape[1], pad_id, dtype=np.int64)
+    for start, sequence in zip(starts, sequences, strict=True):
+        ids[start : start + len(sequence)] = sequence.tokens if sequence.inputs is None else sequence.inputs
+    positions = None
+    if layout == "packed":
+        positions = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])).reshape(shape)
+    return Rows(torch.from_numpy(ids).reshape(shape), positions, _extras(sequences))
+
+
+def _extras(sequences: List[Sequence]) -> dict[str, Any]:
+    """Multimodal inputs are concatenated along their first dimension, as transformers' processors do."""
+    names = {name for sequence in sequences for name in sequence.extras}
+    return {
+        name: torch.cat([torch.as_tensor(s.extras[name]) for s in sequences if name in s.extras])
+        for name in sorted(names)
+    }
+
+
+def _group_indices(sequences: List[Sequence]) -> tuple[Tensor, int]:
+    index: dict[str, int] = {}
+    keys = [sequence.group or f"\0{row}" for row, sequence in enumerate(sequences)]
+    group = [index.setdefault(key, len(index)) for key in keys]
+    return torch.tensor(group), len(index)
+
+
+def micro_batches(
+    sequences: List[Sequence], token_budget: int, *, layout: Layout = "padded", keep_groups: bool = False
+) -> list[list[int]]:
+    """Cut a step into micro-batches of at most `token_budget` tokens, padding included; returns indices.
+
+    Sequences of like length go together, so that little is padded. `keep_groups` never cuts a group (for losses over
+    pairs or groups). A single item above the budget is a micro-batch of its own.
+    """
+    items: dict[str, list[int]] = {}
+    for row, sequence in enumerate(sequences):
+        key = sequence.group if keep_groups and sequence.group else f"\0{row}"
+        items.setdefault(key, []).append(row)
+    ordered = sorted(items.values(), key=lambda rows: (max(len(sequences[row]) for row in rows), rows[0]))
+    parts: list[list[int]] = []
+    for rows in ordered:
+        merged = [*parts[-1], *rows] if parts else rows
+        lengths = [len(sequences[row]) for row in merged]
+        size = max(lengths) * len(lengths) if layout == "padded" else sum(lengths)
+        if parts and size <= token_budget:
+            parts[-1] = merged
+        else:
+            parts.append(list(rows))
+    return parts

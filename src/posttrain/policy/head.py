@@ -1,0 +1,174 @@
+"""The head: from hidden states at target positions to per-token scores, in chunks over tokens.
+
+No `[N, V]` tensor exists: a chunk's logits are computed, reduced to `[n]`-sized results and dropped, and computed again
+for the backward pass. Softmax and everything after it is float32.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from posttrain.data.batch import Batch
+from posttrain.data.scores import Chunk, Need, TokenScores
+
+LOGITS_PER_CHUNK = 2**22
+"""16 MiB of float32 logits: small beside any model's activations, large enough for efficient matrix products."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output projection of a model, with the transforms that some architectures put after it.
+
+    `scale` multiplies the logits (Cohere; Granite divides); `softcap` c gives c·tanh(z/c) (Gemma 2 and 3).
+    """
+
+    projection: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """A bare matrix product, for which the hand-written backward pass below holds."""
+        return type(self.projection) is nn.Linear and self.scale == 1.0 and self.softcap is None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[n, d]` -> `[n, V]` float32."""
+        logits: Tensor = self.projection(hidden).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+
+ReferenceLogits = Callable[[slice], Tensor]
+"""Logits `[n, V]` of the reference model at some of the batch's target tokens."""
+
+
+def token_scores(
+    hidden: Tensor,
+    head: Head,
+    batch: Batch,
+    needs: tuple[Need, ...] = (),
+    reference: ReferenceLogits | None = None,
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
+) -> TokenScores:
+    """Scores of the `N` target tokens from `hidden[N, d]`, the states that predict them."""
+    weight = getattr(head.projection, "weight", None)
+    vocabulary = weight.shape[0] if isinstance(weight, Tensor) else hidden.shape[-1]
+    size = max(16, logits_per_chunk // vocabulary)
+    graph = torch.is_grad_enabled()
+    if head.is_plain and not (graph and any(need.differentiable for need in needs)):
+        observe = _Observer(batch, needs, reference)
+        logprobs = _PlainLogprobs.apply(
+            hidden, head.projection.weight, head.projection.bias, batch.tokens, size, observe
+        )
+        return TokenScores(logprobs, observe.results())  # type: ignore[no-untyped-call]
+    parts: list[dict[str, Tensor]] = []
+    for start in range(0, len(hidden), size):
+        at = slice(start, min(start + size, len(hidden)))
+
+        def scores(states: Tensor, at: slice = at) -> dict[str, Tensor]:
+            return _chunk_scores(_chunk(head.logits(states), batch, at, needs, reference), needs)
+
+        parts.append(checkpoint(scores, hidden[at], use_reentrant=False) if graph else scores(hidden[at]))
+    return _joined(parts, needs, hidden)
+
+
+def _chunk(
+    logits: Tensor, batch: Batch, at: slice, needs: tuple[Need, ...], reference: ReferenceLogits | None
+) -> Chunk:
+    compared = any(need.reference for need in needs)
+    if compared and reference is None:
+        raise ValueError("the objective compares with a reference model, but the policy has none")
+    reference_logits = reference(at) if compared and reference is not None else None
+    return Chunk(logits, batch.tokens[at], batch.key[at], reference_logits, batch.seed)
+
+
+def _chunk_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:
+    chosen = chunk.logits.gather(-1, chunk.tokens[:, None]).squeeze(-1)
+    return {"logprobs": chosen - torch.logsumexp(chunk.logits, -1), **_need_scores(chunk, needs)}
+
+
+def _need_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:
+    results = {}
+    for need in needs:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and need.differentiable):
+            results[need.name] = need.function(chunk)
+    return results
+
+
+def _joined(parts: list[dict[str, Tensor]], needs: tuple[Need, ...], hidden: Tensor) -> TokenScores:
+    if not parts:
+        empty = hidden.sum(-1).float()
+        return TokenScores(empty, {need.name: empty for need in needs})
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return TokenScores(joined.pop("logprobs"), joined)
+
+
+class _Observer:
+    """Needs without a graph, read off the chunks while the log-probs are computed."""
+
+    def __init__(self, batch: Batch, needs: tuple[Need, ...], reference: ReferenceLogits | None) -> None:
+        self.batch, self.needs, self.reference = batch, needs, reference
+        self.parts: list[dict[str, Tensor]] = []
+
+    def __call__(self, logits: Tensor, at: slice) -> None:
+        if self.needs:
+            chunk = _chunk(logits, self.batch, at, self.needs, self.reference)
+            self.parts.append({need.name: need.function(chunk) for need in self.needs})
+
+    def results(self) -> dict[str, Tensor]:
+        return {name: torch.cat([part[name] for part in self.parts]) for name in (self.parts[0] if self.parts else ())}
+
+
+class _PlainLogprobs(torch.autograd.Function):
+    """log p(token) of a bare matrix product.
+
+    Only `[N]` log-partitions are saved; the gradient with respect to the logits is g (e_y - softmax(z)).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, size: int, observe: _Observer
+    ) -> Tensor:
+        matrix = weight.to(hidden.dtype)
+        logprobs, partitions = (torch.empty(len(hidden), device=hidden.device) for _ in range(2))
+        for start in range(0, len(hidden), size):
+            at = slice(start, min(start + size, len(hidden)))
+            logits = F.linear(hidden[at], matrix, bias).float()
+            partitions[at] = torch.logsumexp(logits, -1)
+            logprobs[at] = logits.gather(-1, tokens[at, None]).squeeze(-1) - partitions[at]
+            observe(logits, at)
+        ctx.save_for_backward(hidden, weight, bias, tokens, partitions)
+        ctx.size = size
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, tokens, partitions = ctx.saved_tensors
+        gradient = gradients[0]
+        matrix = weight.to(hidden.dtype)
+        to_hidden = torch.empty_like(hidden)
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
+        for start in range(0, len(hidden), ctx.size):
+            at = slice(start, min(start + ctx.size, len(hidden)))
+            to_logits = F.linear(hidden[at], matrix, bias).float()
+            to_logits.sub_(partitions[at, None]).exp_().mul_(-gradient[at, None])
+            to_logits.scatter_add_(-1, tokens[at, None], gradient[at, None])
+            cast = to_logits.to(hidden.dtype)
+            torch.mm(cast, matrix, out=to_hidden[at])
+            if to_weight is not None and cast.dtype == torch.float32:
+                to_weight.addmm_(cast.T, hidden[at])
+            elif to_weight is not None:
+                to_weight += cast.T @ hidden[at]
+            if to_bias is not None:
+                to_bias += to_logits.sum(0)
+        given = to_weight.to(weight.dtype) if to_weight is not None else None
+        return to_hidden, given, to_bias.to(bias.dtype) if to_bias is not None else None, None, None, None

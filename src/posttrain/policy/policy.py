@@ -1,0 +1,189 @@
+"""`Policy`: a model and its tokenizer, as the rest of the house sees them."""
+
+import contextlib
+import copy
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.data.batch import Batch, Layout, Rows
+from posttrain.data.scores import Need, TokenScores
+from posttrain.errors import UserError
+from posttrain.policy.head import Head, token_scores
+from posttrain.policy.loading import ModelOptions, bare_model, context_length, find_head, load_model, load_tokenizer
+
+
+class Scorer(nn.Module):
+    """Forward = per-token scores. A module of its own, so that wrappers with hooks on `forward` (FSDP) see the body
+    and the head as one call."""
+
+    def __init__(self, model: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.model = model
+        self.head = head
+
+    def forward(
+        self, batch: Batch, needs: tuple[Need, ...], reference: "Reference | None", embeddings: Tensor | None
+    ) -> TokenScores:
+        hidden = states_at_targets(self.model, batch, embeddings)
+        if reference is not None and any(need.reference for need in needs):
+            with torch.no_grad():
+                logits = reference.logits(batch)
+            return token_scores(hidden, self.head, batch, needs, logits)
+        return token_scores(hidden, self.head, batch, needs)
+
+
+def states_at_targets(model: Any, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
+    """`[N, d]`: the last hidden state at the position that predicts each target token."""
+    hidden = row_states(model, batch.rows, embeddings)
+    return hidden.reshape(-1, hidden.shape[-1])[batch.where]
+
+
+def row_states(model: Any, rows: Rows, embeddings: Tensor | None = None) -> Tensor:
+    """`[R, L, d]`: the last hidden states (after the final norm). `embeddings[R, L, d]` replace the token embeddings."""
+    read = {"input_ids": rows.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
+    body = bare_model(model).base_model
+    hidden: Tensor = body(**read, position_ids=rows.position_ids, use_cache=False, **rows.extras).last_hidden_state
+    return hidden
+
+
+class Policy:
+    """A Hugging Face model and its tokenizer: `scores(batch, needs)`, `save(folder)`, and a reference."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, layout: Layout = "padded", autocast: bool = False) -> None:
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.layout = layout
+        self.autocast = autocast
+        self.head = find_head(model)
+        self.scorer: nn.Module = Scorer(model, self.head)
+        self.reference: Reference | None = None
+
+    @classmethod
+    def load(cls, name: str, options: ModelOptions | None = None, device: torch.device | None = None) -> "Policy":
+        """The model and tokenizer of a folder, a hub name or a shipped model."""
+        options = options or ModelOptions()
+        model = load_model(name, options, device)
+        packs = options.attention.startswith("flash") or options.attention == "flex_attention"
+        policy = cls(
+            model,
+            load_tokenizer(name),
+            layout="packed" if packs else "padded",
+            autocast=options.dtype == "mixed",
+        )
+        if options.compile:
+            bare_model(model).base_model.compile(dynamic=True)
+        return policy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens the model can read."""
+        return context_length(self.model)
+
+    def scores(self, batch: Batch, needs: tuple[Need, ...] = (), embeddings: Tensor | None = None) -> TokenScores:
+        """Scores of the batch's target tokens, with graph where gradients are enabled.
+
+        `reference_logprobs` come from the batch's column of that name where it has one (cached), otherwise from
+        `self.reference`. `embeddings[R, L, d]` replace the token embeddings of the batch's rows.
+        """
+        cached = {
+            need.name: batch.columns[need.name] for need in needs if need.reference and need.name in batch.columns
+        }
+        asked = tuple(need for need in needs if need.name not in cached)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            scores: TokenScores = self.scorer(batch, asked, self.reference, embeddings)
+        return TokenScores(scores.logprobs, {**scores.extra, **cached}) if cached else scores
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings `[..., d]` of ids, as `scores(..., embeddings=...)` takes them."""
+        return bare_model(self.model).get_input_embeddings()(ids)  # type: ignore[no-any-return]
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that an optimiser moves."""
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def keep_reference(self) -> None:
+        """Remember the model as it is now, to compare with: adapters off where there are adapters, else a frozen copy."""
+        self.reference = (
+            Reference.adapters_off(self) if hasattr(self.model, "disable_adapter") else Reference.copy(self)
+        )
+
+    def save(self, folder: Path, *, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write a plain `save_pretrained` folder, whole or not at all. An existing one is replaced.
+
+        Raises `UserError` when the disk is full.
+        """
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            self.model.save_pretrained(partial, **({"state_dict": state_dict} if state_dict is not None else {}))
+            self.tokenizer.save_pretrained(partial)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"cannot write the model to '{folder}': {error.strerror or error}") from error
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.replace(folder)
+
+
+class Reference:
+    """A frozen model beside the policy: a copy, or the policy's own weights with the adapters off."""
+
+    def __init__(self, model: Any, head: Head, switch: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
+        self.model, self.head, self._switch = model, head, switch
+
+    @classmethod
+    def copy(cls, policy: Policy) -> "Reference":
+        """The weights as they are now, frozen and in eval mode."""
+        model = copy.deepcopy(policy.model).requires_grad_(False).eval()
+        return cls(
+            model, Head(bare_model(model).get_output_embeddings(), policy.head.scale, policy.head.softcap), _as_is
+        )
+
+    @classmethod
+    def of(cls, policy: Policy) -> "Reference":
+        """Another policy, frozen: a named model of the recipe."""
+        policy.model.requires_grad_(False).eval()
+        return cls(policy.model, policy.head, _as_is)
+
+    @classmethod
+    def adapters_off(cls, policy: Policy) -> "Reference":
+        """The base under the policy's adapters: no second copy of the weights."""
+
+        @contextmanager
+        def off() -> Iterator[None]:
+            was_training = policy.model.training
+            policy.model.eval()
+            try:
+                with policy.model.disable_adapter():
+                    yield
+            finally:
+                policy.model.train(was_training)
+
+        return cls(policy.model, policy.head, off)
+
+    @torch.no_grad()
+    def logits(self, batch: Batch) -> Callable[[slice], Tensor]:
+        """Logits `[n, V]` at some of the batch's target tokens; the body runs once, the head once a chunk."""
+        with self._switch():
+            hidden = states_at_targets(self.model, batch)
+
+        def chunk(at: slice) -> Tensor:
+            with torch.no_grad(), self._switch():
+                return self.head.logits(hidden[at])
+
+        return chunk
+
+
+def _as_is() -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
