@@ -20,9 +20,9 @@ Layout = Literal["padded", "packed"]
 class Rows:
     """What the model's forward takes.
 
-    `input_ids[R, L]`, and `position_ids[R, L]` where positions restart inside a row. "padded": one sequence a row, padded
-    on the right, so that a causal model needs no attention mask. "packed": all sequences in one row; transformers
-    reads the block-diagonal attention from the positions.
+    `input_ids[R, L]`, and `position_ids[R, L]` where positions restart inside a row. "padded": one sequence a row,
+    padded on the right, so that a causal model needs no attention mask. "packed": all sequences in one row;
+    transformers reads the block-diagonal attention from the positions.
     """
 
     input_ids: Tensor

@@ -1,7 +1,8 @@
 """`TokenScores`: what a policy says of the target tokens, and the quantities that may be asked for (`Need`).
 
 A `Need` is a function of one chunk of logits. The policy calls it inside the chunk, so that only its `[n]`-sized
-result leaves and no `[N, V]` tensor exists. An objective that wants something new defines its own `Need` beside its loss.
+result leaves and no `[N, V]` tensor exists. An objective that wants something new defines its own `Need` beside its
+loss.
 Everything is computed in float32 from log-softmax.
 """
 

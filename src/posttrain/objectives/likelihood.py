@@ -17,8 +17,8 @@ def nll(scores: TokenScores, batch: Batch, *, label_smoothing: float = 0.0, z_lo
 
     ℓ_t = -(1-ε) log p(y_t) - ε (1/V) Σ_v log p(v) + ζ (log Z_t)²,  ε = `label_smoothing`, ζ = `z_loss`.
 
-    Label smoothing: Szegedy et al. 2016 (arXiv 1512.00567, section 7), the same as torch's `cross_entropy`. z-loss: PaLM
-    (arXiv 2204.02311, section 5), usual value 1e-4.
+    Label smoothing: Szegedy et al. 2016 (arXiv 1512.00567, section 7), the same as torch's `cross_entropy`. z-loss:
+    PaLM (arXiv 2204.02311, section 5), usual value 1e-4.
     """
     loss = -scores.logprobs
     if label_smoothing:

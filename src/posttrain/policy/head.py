@@ -6,7 +6,7 @@ for the backward pass. Softmax and everything after it is float32.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +65,7 @@ def token_scores(
     graph = torch.is_grad_enabled()
     if head.is_plain and not (graph and any(need.differentiable for need in needs)):
         observe = _Observer(batch, needs, reference)
-        logprobs = _PlainLogprobs.apply(
-            hidden, head.projection.weight, head.projection.bias, batch.tokens, size, observe
-        )
+        logprobs = _plain_logprobs(hidden, linear.weight, linear.bias, batch.tokens, size, observe)
         return TokenScores(logprobs, observe.results())  # type: ignore[no-untyped-call]
     parts: list[dict[str, Tensor]] = []
     for start in range(0, len(hidden), size):
@@ -172,3 +170,6 @@ class _PlainLogprobs(torch.autograd.Function):
                 to_bias += to_logits.sum(0)
         given = to_weight.to(weight.dtype) if to_weight is not None else None
         return to_hidden, given, to_bias.to(bias.dtype) if to_bias is not None else None, None, None, None
+
+
+_plain_logprobs = cast(Callable[..., Tensor], _PlainLogprobs.apply)

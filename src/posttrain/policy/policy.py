@@ -30,6 +30,7 @@ class Scorer(nn.Module):
     def forward(
         self, batch: Batch, needs: tuple[Need, ...], reference: "Reference | None", embeddings: Tensor | None
     ) -> TokenScores:
+        """Scores of the batch's target tokens; see `Policy.scores`."""
         hidden = states_at_targets(self.model, batch, embeddings)
         if reference is not None and any(need.reference for need in needs):
             with torch.no_grad():
@@ -45,7 +46,7 @@ def states_at_targets(model: Any, batch: Batch, embeddings: Tensor | None = None
 
 
 def row_states(model: Any, rows: Rows, embeddings: Tensor | None = None) -> Tensor:
-    """`[R, L, d]`: the last hidden states (after the final norm). `embeddings[R, L, d]` replace the token embeddings."""
+    """`[R, L, d]`: the last hidden states (after the final norm). `embeddings[R, L, d]` replace the tokens'."""
     read = {"input_ids": rows.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
     body = bare_model(model).base_model
     hidden: Tensor = body(**read, position_ids=rows.position_ids, use_cache=False, **rows.extras).last_hidden_state
@@ -113,7 +114,7 @@ class Policy:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
     def keep_reference(self) -> None:
-        """Remember the model as it is now, to compare with: adapters off where there are adapters, else a frozen copy."""
+        """Compare with the model as it is now: adapters off where there are adapters, else a frozen copy."""
         self.reference = (
             Reference.adapters_off(self) if hasattr(self.model, "disable_adapter") else Reference.copy(self)
         )
