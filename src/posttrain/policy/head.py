@@ -65,8 +65,9 @@ def token_scores(
     graph = torch.is_grad_enabled()
     if head.is_plain and not (graph and any(need.differentiable for need in needs)):
         observe = _Observer(batch, needs, reference)
+        linear = head.projection
         logprobs = _plain_logprobs(hidden, linear.weight, linear.bias, batch.tokens, size, observe)
-        return TokenScores(logprobs, observe.results())  # type: ignore[no-untyped-call]
+        return TokenScores(logprobs, observe.results())
     parts: list[dict[str, Tensor]] = []
     for start in range(0, len(hidden), size):
         at = slice(start, min(start + size, len(hidden)))
