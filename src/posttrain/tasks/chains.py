@@ -1,0 +1,90 @@
+"""Chained arithmetic: `Compute (7+5)*3-4.`, worked one operation at a time from left to right."""
+
+from random import Random
+
+from posttrain.tasks.answers import answered, worked
+from posttrain.tasks.generated import GeneratedTask
+from posttrain.tasks.task import Difficulty, tasks
+
+Chain = tuple[int, tuple[tuple[str, int], ...]]
+"""The first number, then (operator, number) in the order of working."""
+
+TERMS: dict[Difficulty, tuple[int, int]] = {"in": (2, 4), "harder": (5, 7)}
+LIMIT: dict[Difficulty, int] = {"in": 99, "harder": 999}
+
+
+@tasks.register("chains")
+class Chains(GeneratedTask[Chain]):
+    """Sums, differences and products of 2 to 4 numbers (5 to 7 in `harder`), every result within 99 (999).
+
+    Parentheses stand where a product takes a sum: the usual order of operations and left to right are the same.
+    Styles: "steps" (one operation on each line), "direct" (the answer alone), "terse" (the results alone), "prose".
+    """
+
+    name = "chains"
+    styles = ("steps", "direct", "terse", "prose")
+
+    def problem(self, rng: Random, difficulty: Difficulty) -> Chain:
+        """Draw a chain; both the numbers and the running results stay within the limit."""
+        limit = LIMIT[difficulty]
+        first = value = rng.randint(1, 99)
+        links = []
+        for _ in range(rng.randint(*TERMS[difficulty]) - 1):
+            operator, number = _link(rng, value, limit)
+            value = _apply(value, operator, number)
+            links.append((operator, number))
+        return first, tuple(links)
+
+    def prompt(self, problem: Chain) -> str:
+        """`Compute (7+5)*3-4.`"""
+        text, additive = str(problem[0]), False
+        for operator, number in problem[1]:
+            if operator == "*" and additive:
+                text = f"({text})"
+            text += f"{operator}{number}"
+            additive = operator != "*"
+        return f"Compute {text}."
+
+    def demonstration(self, problem: Chain, style: str) -> str:
+        """The steps in `style`, then the answer."""
+        steps, answer = _steps(problem), self.answer(problem)
+        if style == "direct":
+            return answered(answer)
+        if style == "terse":
+            return worked(" ".join(step.partition("=")[2] for step in steps), answer)
+        if style == "prose":
+            return worked("First " + ", then ".join(steps) + ".", answer)
+        return worked("\n".join(steps), answer)
+
+    def answer(self, problem: Chain) -> str:
+        """The last result."""
+        return _steps(problem)[-1].partition("=")[2]
+
+    def details(self, problem: Chain) -> dict[str, int]:
+        """`steps`: how many operations there are."""
+        return {"steps": len(problem[1])}
+
+
+def _link(rng: Random, value: int, limit: int) -> tuple[str, int]:
+    """An operation that keeps `value` within `limit`: a product one time in three, where a small factor fits."""
+    largest = min(9, limit // max(abs(value), 1))
+    if largest >= 2 and rng.random() < 1 / 3:
+        return "*", rng.randint(2, largest)
+    rise, fall = min(99, limit - value), min(99, limit + value)
+    if rise >= 1 and (fall < 1 or rng.random() < 0.5):
+        return "+", rng.randint(1, rise)
+    return "-", rng.randint(1, fall)
+
+
+def _apply(value: int, operator: str, number: int) -> int:
+    return {"+": value + number, "-": value - number, "*": value * number}[operator]
+
+
+def _steps(problem: Chain) -> list[str]:
+    """Each operation with its result: `12*3=36`."""
+    value, steps = problem[0], []
+    for operator, number in problem[1]:
+        result = _apply(value, operator, number)
+        steps.append(f"{value}{operator}{number}={result}")
+        value = result
+    return steps
