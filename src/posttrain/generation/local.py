@@ -1,0 +1,309 @@
+"""The in-process engine: answers drawn by the very model that is being trained.
+
+Every prompt is read once for its `n` samples. Running answers sit in a fixed pool of slots; one that ends makes room
+for a waiting one before the next forward pass, and when none waits the pool shrinks: no pass carries a dead row.
+Left out: paged memory and prefix sharing between different prompts (a server does that better).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as List
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.errors import UserError
+from posttrain.generation.engine import Completion, Prompt, Sampling
+from posttrain.generation.sampling import check, draw, stream
+from posttrain.generation.slots import SlotCache, StepMasks
+from posttrain.generation.stopping import StopStrings, answer_text, end_tokens
+
+
+class LocalEngine:
+    """Draws answers with `model` as it is at the call: same weights, same device, nothing copied.
+
+    `slots`: how many answers run at once. `prefill_tokens`: how many prompt tokens, padding included, one forward pass
+    reads. `progress` is called with the number of tokens drawn since its last call.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        slots: int = 64,
+        prefill_tokens: int = 2048,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        if slots < 1 or prefill_tokens < 1:
+            raise UserError(f"an engine needs at least 1 slot and 1 prefill token, found {slots} and {prefill_tokens}")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self.prefill_tokens = prefill_tokens
+        self.progress = progress
+        self._stops: dict[tuple[str, ...], StopStrings] = {}
+
+    def generate(self, prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
+        """`n` completions for each prompt, ordered by prompt, then by sample.
+
+        Raises `UserError` for a prompt without tokens or without room for an answer, for `sampling` values that cannot
+        be drawn with, and for models that keep something else than keys and values of past tokens.
+        """
+        check(sampling)
+        if n < 1:
+            raise UserError(f"{n} samples of each prompt were asked for; at least 1 is needed")
+        model = _plain_model(self.model)
+        context = _context_length(model)
+        for index, prompt in enumerate(prompts):
+            _check_prompt(index, prompt, context)
+        with _ready(model):
+            return _Run(self, model, prompts, n, sampling, context).completions()
+
+    def stop_strings(self, stops: tuple[str, ...], vocabulary: int) -> StopStrings | None:
+        """The detector of `stops`, made once; None without stop strings."""
+        if stops and stops not in self._stops:
+            self._stops[stops] = StopStrings(self.tokenizer, stops, vocabulary)
+        return self._stops.get(stops)
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """One answer on its way. `length` counts the tokens whose keys and values are in the cache."""
+
+    prompt: int
+    sample: int
+    length: int
+    limit: int
+    uniforms: np.random.Generator
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    sampling_logprobs: list[float] = field(default_factory=list)
+    reason: Literal["stop", "length"] | None = None
+
+
+class _Run:
+    """One call of `LocalEngine.generate`."""
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        model: PreTrainedModel,
+        prompts: List[Prompt],
+        n: int,
+        sampling: Sampling,
+        context: int,
+    ) -> None:
+        self.engine, self.model, self.prompts, self.n, self.sampling = engine, model, prompts, n, sampling
+        self.device = model.device
+        self.ends = end_tokens(model, engine.tokenizer, sampling)
+        config = model.config.get_text_config(decoder=True)
+        self.stops = engine.stop_strings(sampling.stop, config.vocab_size)
+        self.masks = StepMasks(config, model.dtype)
+        self.context = context
+        # Neighbours of one length: little padding in a prefill, and rows of a like length in the pool.
+        self.unread = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index].tokens)))
+        self.waiting: deque[tuple[_Answer, SlotCache, int]] = deque()
+        self.live: list[_Answer] = []
+        self.finished: list[_Answer] = []
+        longest = max((len(prompt.tokens) for prompt in prompts), default=0)
+        self.pool = SlotCache(min(engine.slots, n * len(prompts)), longest + min(sampling.max_new_tokens, 128))
+
+    def completions(self) -> list[Completion]:
+        self._refill([])
+        while self.live:
+            tokens = torch.tensor([answer.tokens[-1] for answer in self.live], device=self.device)
+            self._draw(self.live, self._step(self.pool, tokens, [answer.length for answer in self.live]))
+            for answer in self.live:
+                answer.length += 1
+            self._refill([row for row, answer in enumerate(self.live) if answer.reason])
+        self.finished.sort(key=lambda answer: (answer.prompt, answer.sample))
+        return [self._completion(answer) for answer in self.finished]
+
+    def _step(self, cache: SlotCache, tokens: Tensor, lengths: list[int]) -> Tensor:
+        """Logits `[R, V]` after `tokens[R]`, each appended behind the `lengths[R]` cached tokens of its row."""
+        positions = torch.tensor(lengths, device=self.device)
+        cache.step(positions, max(lengths) + 1)
+        output = self.model(
+            input_ids=tokens[:, None],
+            position_ids=positions[:, None],
+            attention_mask=self.masks(positions, cache.columns),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _draw(self, answers: list[_Answer], logits: Tensor) -> None:
+        """Append one token to each of `answers` and say which of them end with it."""
+        uniforms = None
+        if self.sampling.temperature > 0:
+            values = np.array([answer.uniforms.random() for answer in answers], dtype=np.float32)
+            uniforms = torch.from_numpy(values).to(self.device)
+        drawn = torch.stack([part.double() for part in draw(logits, uniforms, self.sampling)])
+        tokens, logprobs, sampling_logprobs = drawn.tolist()  # the step's one wait for the device
+        for answer, token, logprob, sampling_logprob in zip(answers, tokens, logprobs, sampling_logprobs, strict=True):
+            answer.tokens.append(int(token))
+            answer.logprobs.append(logprob)
+            answer.sampling_logprobs.append(sampling_logprob)
+            answer.reason = self._reason(answer)
+        if self.engine.progress is not None:
+            self.engine.progress(len(answers))
+
+    def _reason(self, answer: _Answer) -> Literal["stop", "length"] | None:
+        if answer.tokens[-1] in self.ends or (self.stops is not None and self.stops.completed(answer.tokens)):
+            return "stop"
+        return "length" if len(answer.tokens) == answer.limit else None
+
+    def _refill(self, ended: list[int]) -> None:
+        """Give the rows of `ended` answers, and rows that were never used, to waiting answers; close the gaps left."""
+        self.finished += [self.live[row] for row in ended]
+        free = deque(ended)
+        while len(free) + self.pool.slots - len(self.live) > 0 and (self.waiting or self._prefill()):
+            source = self.waiting[0][1]
+            rows: list[int] = []
+            source_rows: list[int] = []
+            while self.waiting and self.waiting[0][1] is source and (free or len(self.live) < self.pool.slots):
+                answer, _, source_row = self.waiting.popleft()
+                if free:
+                    rows.append(free.popleft())
+                    self.live[rows[-1]] = answer
+                else:
+                    rows.append(len(self.live))
+                    self.live.append(answer)
+                source_rows.append(source_row)
+            longest = max(self.live[row].length for row in rows)
+            self.pool.copy_rows(source, self._rows(source_rows), self._rows(rows), longest)
+        self._close_gaps(list(free))
+
+    def _close_gaps(self, gaps: list[int]) -> None:
+        """Move the last live rows into `gaps` (ascending) and drop the rest."""
+        kept = len(self.live) - len(gaps)
+        dead = set(gaps)
+        moved = [row for row in range(kept, len(self.live)) if row not in dead]
+        targets = gaps[: len(moved)]
+        if moved:
+            longest = max(self.live[row].length for row in moved)
+            self.pool.copy_rows(self.pool, self._rows(moved), self._rows(targets), longest)
+        for source, target in zip(moved, targets, strict=True):
+            self.live[target] = self.live[source]
+        del self.live[kept:]
+
+    def _prefill(self) -> bool:
+        """Read the next prompts and draw the first token of all their samples. False when no prompt is left."""
+        while self.unread and not self.waiting:
+            batch = [self.unread.popleft()]
+            width = len(self.prompts[batch[0]].tokens)
+            while (
+                self.unread
+                and len(batch) < self.engine.slots
+                and (len(batch) + 1) * width <= self.engine.prefill_tokens
+            ):
+                batch.append(self.unread.popleft())
+            cache = SlotCache(len(batch), width)
+            logits = self._read([self.prompts[index].tokens for index in batch], cache)
+            answers = [
+                (self._answer(index, sample), row) for row, index in enumerate(batch) for sample in range(self.n)
+            ]
+            for start in range(0, len(answers), self.engine.slots):
+                chunk = answers[start : start + self.engine.slots]
+                self._draw([answer for answer, _ in chunk], logits[self._rows([row for _, row in chunk])])
+            self.finished += [answer for answer, _ in answers if answer.reason]
+            self.waiting.extend((answer, cache, row) for answer, row in answers if not answer.reason)
+        return bool(self.waiting)
+
+    def _read(self, prompts: list[Any], cache: SlotCache) -> Tensor:
+        """Fill `cache` with `prompts`, one a row, and return the logits `[R, V]` behind each.
+
+        All but the last tokens in one causal pass, padded on the right; then the last ones as a decoding step, so that
+        the head sees one position of each prompt.
+        """
+        width = len(prompts[0]) - 1
+        if width:
+            tokens = np.zeros((len(prompts), width), dtype=np.int64)
+            for row, prompt in enumerate(prompts):
+                tokens[row, : len(prompt) - 1] = prompt[:-1]
+            cache.prefill()
+            positions = torch.arange(width, device=self.device).expand(len(prompts), width)
+            self.model(
+                input_ids=torch.from_numpy(tokens).to(self.device),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        last = torch.tensor([int(prompt[-1]) for prompt in prompts], device=self.device)
+        return self._step(cache, last, [len(prompt) - 1 for prompt in prompts])
+
+    def _answer(self, prompt: int, sample: int) -> _Answer:
+        length = len(self.prompts[prompt].tokens)
+        limit = min(self.sampling.max_new_tokens, self.context - length)
+        return _Answer(prompt, sample, length, limit, stream(self.sampling.seed, prompt, sample))
+
+    def _rows(self, rows: list[int]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.int64, device=self.device)
+
+    def _completion(self, answer: _Answer) -> Completion:
+        assert answer.reason is not None
+        return Completion(
+            prompt=answer.prompt,
+            sample=answer.sample,
+            tokens=np.array(answer.tokens, dtype=np.int32),
+            logprobs=np.array(answer.logprobs, dtype=np.float32),
+            sampling_logprobs=np.array(answer.sampling_logprobs, dtype=np.float32),
+            finish_reason=answer.reason,
+            text=answer_text(self.engine.tokenizer, answer.tokens, self.ends),
+        )
+
+
+def _plain_model(model: Any) -> PreTrainedModel:
+    """The transformers model inside a PEFT wrapper (whose adapters sit in its layers), or `model` itself."""
+    if hasattr(model, "get_base_model"):
+        if model.active_peft_config.is_prompt_learning:
+            raise UserError("the in-process engine cannot run adapters that put virtual tokens before the prompt")
+        model = model.get_base_model()
+    if getattr(model, "_is_stateful", False) or model.config.is_encoder_decoder:
+        raise UserError(
+            f"the in-process engine cannot run '{model.config.model_type}' models: it wants a decoder that keeps keys "
+            "and values of past tokens; serve the model and use the server engine"
+        )
+    return model
+
+
+def _context_length(model: PreTrainedModel) -> int:
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 2**31
+
+
+def _check_prompt(index: int, prompt: Prompt, context: int) -> None:
+    length = len(prompt.tokens)
+    if not length:
+        raise UserError(f"prompt {index} has no tokens; a prompt needs at least one")
+    if length >= context:
+        raise UserError(
+            f"prompt {index} has {length} tokens and leaves no room for an answer in the model's context of {context}; "
+            "shorten it or leave it out"
+        )
+
+
+@contextmanager
+def _ready(model: PreTrainedModel) -> Iterator[None]:
+    """Eval mode and an attention kernel that takes a mask for each row; everything is put back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    attention = model.config._attn_implementation
+    switch = attention not in ("sdpa", "eager")
+    model.eval()
+    if switch:
+        model.set_attn_implementation("sdpa")
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if switch:
+            model.set_attn_implementation(attention)
+        for module in training:
+            module.training = True

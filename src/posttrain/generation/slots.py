@@ -1,0 +1,146 @@
+"""Keys and values of running answers in a fixed pool of slots, and the masks of one decoding step."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from posttrain.errors import UserError
+
+_BLOCK = 16
+"""Lengths are rounded up to this: attention kernels want aligned masks, and fewer shapes occur."""
+
+
+class SlotCache(Cache):  # type: ignore[misc]
+    """A transformers cache whose rows have their own lengths: `[slots, heads, capacity, dim]` for each layer.
+
+    A forward pass either fills the first rows from their beginning (`prefill` came before it) or adds one token to each
+    of the first rows at its own position (`step` came before it) and sees the columns up to the longest of them.
+    Columns behind a row's own length hold zeros or leftovers: masks hide them.
+    """
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        super().__init__(layer_class_to_replicate=partial(_SlotLayer, self))
+        self.slots = slots
+        self.capacity = _rounded(capacity)
+        self.columns = 0
+        self.positions: Tensor | None = None
+        self.rows: Tensor | None = None
+
+    def prefill(self) -> None:
+        """The next forward pass brings whole prompts, padded on the right."""
+        self.positions = self.rows = None
+
+    def step(self, positions: Tensor, longest: int) -> None:
+        """The next forward pass brings one token for each of the first rows, to stand at `positions[R]` < `longest`."""
+        self.positions = positions
+        self.rows = torch.arange(len(positions), device=positions.device)
+        self.columns = _rounded(longest)
+        if self.columns > self.capacity:
+            self._grow(max(self.columns, _rounded(self.capacity * 3 // 2)))
+
+    def _grow(self, capacity: int) -> None:
+        self.capacity = capacity
+        for layer in self.layers:
+            layer.grow()
+
+    def copy_rows(self, source: "SlotCache", source_rows: Tensor, rows: Tensor, length: int) -> None:
+        """Copy the first `length` columns of rows of `source` to `rows` of this cache (both `[R]` int64)."""
+        if _rounded(length) > self.capacity:
+            self._grow(_rounded(length))
+        for index, layer in enumerate(source.layers):
+            if index == len(self.layers):
+                self.layers.append(_SlotLayer(self))
+            self.layers[index].copy_rows(layer, source_rows, rows, length)
+
+
+class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+    is_sliding = False
+
+    def __init__(self, pool: SlotCache) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        # Zeros, because a masked column that holds NaN would still spoil the sum over the values.
+        self.keys, self.values = (
+            states.new_zeros(self.pool.slots, states.shape[1], self.pool.capacity, states.shape[3])
+            for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        pool = self.pool
+        count, length = key_states.shape[0], key_states.shape[2]
+        if pool.positions is None:
+            self.keys[:count, :, :length] = key_states
+            self.values[:count, :, :length] = value_states
+            return key_states, value_states
+        self.keys[pool.rows, :, pool.positions] = key_states[:, :, 0]
+        self.values[pool.rows, :, pool.positions] = value_states[:, :, 0]
+        return self.keys[:count, :, : pool.columns], self.values[:count, :, : pool.columns]
+
+    def copy_rows(self, source: "_SlotLayer", source_rows: Tensor, rows: Tensor, length: int) -> None:
+        if not source.is_initialized:
+            return
+        if not self.is_initialized:
+            self.lazy_initialization(source.keys, source.values)
+        self.keys[rows, :, :length] = source.keys[source_rows, :, :length]
+        self.values[rows, :, :length] = source.values[source_rows, :, :length]
+
+    def grow(self) -> None:
+        if self.is_initialized:
+            keys, values = self.keys, self.values
+            self.lazy_initialization(keys, values)
+            self.keys[:, :, : keys.shape[2]] = keys
+            self.values[:, :, : values.shape[2]] = values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class StepMasks:
+    """Attention masks of one decoding step, in the shape that the model's own forward expects."""
+
+    def __init__(self, config: Any, dtype: torch.dtype) -> None:
+        """Raises `UserError` for models whose layers keep something else than keys and values of past tokens."""
+        layer_types = getattr(config, "layer_types", None)
+        self._by_type = layer_types is not None
+        default = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+        self._types = sorted(set(layer_types or [default]))
+        strange = [kind for kind in self._types if kind not in ("full_attention", "sliding_attention")]
+        if strange or getattr(config, "attention_chunk_size", None):
+            raise UserError(
+                f"the in-process engine cannot run '{config.model_type}' models: their layers are of type "
+                f"{', '.join(strange) or 'chunked_attention'}, and it knows full_attention and sliding_attention; "
+                "serve the model and use the server engine"
+            )
+        self._window: int = getattr(config, "sliding_window", None) or 0
+        self._dtype = dtype
+
+    def __call__(self, positions: Tensor, columns: int) -> Tensor | dict[str, Tensor]:
+        """Additive masks `[R, 1, 1, columns]`: row r sees the columns up to `positions[r]`, or its window of them."""
+        column = torch.arange(columns, device=positions.device)
+        position = positions[:, None]
+        masks: dict[str, Tensor] = {}
+        for kind in self._types:
+            hidden = column > position
+            if kind == "sliding_attention":
+                hidden |= column <= position - self._window
+            mask = torch.zeros(hidden.shape, dtype=self._dtype, device=positions.device)
+            masks[kind] = mask.masked_fill_(hidden, torch.finfo(self._dtype).min)[:, None, None]
+        return masks if self._by_type else masks[self._types[0]]
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _BLOCK) * _BLOCK
