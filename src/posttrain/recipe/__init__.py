@@ -1,0 +1,22 @@
+"""The declarative recipe: its fields, and how it is read, checked and overridden."""
+
+from posttrain.recipe.fields import Curate, Data, Decoding, Evaluate, Generate, Merge, Model, Recipe, Train, Watch
+from posttrain.recipe.reading import changed_fields, check_recipe, read_recipe, shipped_recipes, to_yaml
+
+__all__ = [
+    "Curate",
+    "Data",
+    "Decoding",
+    "Evaluate",
+    "Generate",
+    "Merge",
+    "Model",
+    "Recipe",
+    "Train",
+    "Watch",
+    "changed_fields",
+    "check_recipe",
+    "read_recipe",
+    "shipped_recipes",
+    "to_yaml",
+]

@@ -1,0 +1,206 @@
+"""What a user may write in a recipe. YAML keys are exactly these field names; anything else is refused."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+
+Piece = str | dict[str, Any]
+"""A piece of a room by name, or `{name: ..., option: value}`."""
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Strict):
+    """A model to start from. A plain string in YAML is its `path`."""
+
+    path: str = Field(description="'tiny' (shipped), a save_pretrained folder, a PEFT adapter folder, or a hub name")
+    weights: Literal["pretrained", "random"] = Field("pretrained", description="'random' takes the architecture only")
+    dtype: Literal["float32", "bfloat16", "mixed"] = Field("float32", description="'mixed': bf16 autocast over float32")
+    attention: str = Field("sdpa", description="transformers' attn_implementation")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    compile: bool = Field(False, description="torch.compile the model body")
+
+
+class Data(Strict):
+    """A data set. A plain string in YAML is its `path`. Exactly one of `path`, `task`, `stage` and `mix` is given."""
+
+    path: str | None = Field(None, description="JSONL, JSON, Parquet, CSV, a datasets folder, or a hub name")
+    split: str | None = Field(None, description="split of a hub data set or datasets folder")
+    shape: str = Field(
+        "auto", description="auto, messages, prompt_completion, preference, alpaca, sharegpt, qa, sample"
+    )
+    columns: dict[str, str] = Field({}, description="renames columns: theirs -> ours")
+    task: Piece | None = Field(None, description="a task by name: its problems and demonstrations")
+    count: PositiveInt | None = Field(None, description="how many samples (of a task); at most how many (of a file)")
+    seed: int = Field(0, description="which problems of a task")
+    difficulty: Literal["in", "harder"] = "in"
+    style: str | None = Field(None, description="how a task's demonstrations are written; default: its first style")
+    stage: str | None = Field(None, description="the data that an earlier stage of this recipe wrote")
+    mix: list["DataField"] | None = Field(None, description="several data sets, one after the other")
+    verify: Literal["number", "exact"] = Field("number", description="how answers to a file's questions are compared")
+    max_refused: float = Field(0.05, ge=0, le=1, description="share of rows that may be refused before the run is")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Data":
+        given = [name for name in ("path", "task", "stage", "mix") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of path, task, stage, mix; found {', '.join(given) or 'none'}")
+        if self.task is not None and self.count is None:
+            raise ValueError("a task's data need 'count': how many problems")
+        return self
+
+
+def _path_shorthand(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+DataField = Annotated[Data, BeforeValidator(_path_shorthand)]
+ModelField = Annotated[Model, BeforeValidator(_path_shorthand)]
+
+
+class Decoding(Strict):
+    """How answers are drawn, wherever a stage generates."""
+
+    n: PositiveInt = Field(1, description="answers for each problem")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    top_k: int = Field(0, ge=0, description="0 is off")
+    top_p: float = Field(1.0, gt=0, le=1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    max_new_tokens: PositiveInt = 256
+    stop: list[str] = Field([], description="strings that end an answer")
+    slots: PositiveInt = Field(64, description="answers drawn at the same time")
+
+
+class Rendered(Strict):
+    """How samples become tokens."""
+
+    template: Literal["chat", "none"] = Field("chat", description="'none': plain text, then the end-of-text token")
+    loss_on: Literal["last", "all"] = Field("last", description="train the last assistant turn, or every one")
+    max_length: PositiveInt | None = Field(None, description="tokens; default: what the model can read")
+    overlong: Literal["drop", "truncate", "error"] = Field("drop", description="what happens to longer samples")
+
+
+class Watch(Decoding):
+    """Evaluation while training: held-out loss, and generated answers scored like everywhere else."""
+
+    data: str = Field(description="name of a data set")
+    every: PositiveInt = Field(description="steps between evaluations; one comes before the first step, one at the end")
+    count: PositiveInt = Field(100, description="how many of its problems")
+    generate: bool = Field(True, description="also draw and score answers (else only the held-out loss)")
+
+
+class EarlyStop(Strict):
+    """Stop when a watched metric no longer improves; the best weights are kept."""
+
+    metric: str = "accuracy"
+    patience: PositiveInt = 3
+    larger_is_better: bool = True
+
+
+class Train(Rendered):
+    """Move a model's weights."""
+
+    kind: Literal["train"] = "train"
+    init_from: str = Field("base", description="weights to start from: 'base', a name in models, or an earlier stage")
+    data: str = Field("train", description="name of a data set")
+    objective: str | dict[str, Any] | list[str | dict[str, Any]] = Field(
+        "nll", description="a loss, or terms to add up"
+    )
+    reference: str | None = Field(
+        None, description="model to compare with; default: the weights this stage starts from"
+    )
+    adapter: Piece | None = Field(None, description="None moves all parameters; 'lora' ...")
+    epochs: float = Field(1.0, gt=0)
+    steps: PositiveInt | None = Field(None, description="optimiser steps; overrules epochs")
+    batch_size: PositiveInt = Field(32, description="sequences of one optimiser step, over all ranks")
+    micro_batch_tokens: PositiveInt = Field(8192, description="tokens computed at once, padding included")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    warmup: float = Field(0.05, ge=0, description="steps; below 1: share of the run")
+    decay: float = Field(0.2, gt=0, le=1, description="wsd: share of the run that decays")
+    floor: float = Field(0.0, ge=0, le=1, description="last learning rate / peak")
+    optimizer: str = Field("adamw", description="adamw, adam, sgd, rmsprop, adafactor")
+    weight_decay: float = Field(0.0, ge=0, description="on matrices only")
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null is off")
+    log_every: PositiveInt = 1
+    checkpoint_every: PositiveInt | None = Field(100, description="steps; null: only when interrupted")
+    watch: Watch | None = None
+    early_stopping: EarlyStop | None = None
+
+    @model_validator(mode="after")
+    def _stopping_needs_watch(self) -> "Train":
+        if self.early_stopping and not self.watch:
+            raise ValueError("early_stopping needs 'watch': what is measured, and how often")
+        return self
+
+
+class Evaluate(Decoding):
+    """Draw answers and score them."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    model: str = Field("base", description="'base', a name in models, or an earlier train or merge stage")
+    data: str = Field("test", description="name of a data set")
+    template: Literal["chat", "none"] = "chat"
+
+
+class Generate(Decoding):
+    """Draw answers, and write them as a data set: prompts with the model's own responses."""
+
+    kind: Literal["generate"] = "generate"
+    model: str = "base"
+    data: str = Field("train", description="name of a data set: its prompts")
+    template: Literal["chat", "none"] = "chat"
+    keep: Literal["all", "right", "wrong"] = Field("right", description="by the verifier; one row for each kept answer")
+    temperature: float = Field(1.0, ge=0)
+
+
+class Curate(Strict):
+    """Choose, clean or reorder data."""
+
+    kind: Literal["curate"] = "curate"
+    data: str = Field("train", description="name of a data set")
+    steps: list[Piece] = Field(description="curation functions, applied in order")
+
+
+class Merge(Strict):
+    """Average weights, or fold an adapter into its base."""
+
+    kind: Literal["merge"] = "merge"
+    models: list[str] = Field(min_length=1, description="stages or names in models")
+    weights: list[float] | None = Field(None, description="default: equal; divided by their sum")
+
+
+Stage = Annotated[Train | Evaluate | Generate | Curate | Merge, Field(discriminator="kind")]
+STAGE_KINDS: dict[str, type[Strict]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "generate": Generate,
+    "curate": Curate,
+    "merge": Merge,
+}
+
+
+class Recipe(Strict):
+    """A chain of stages over named models and data sets."""
+
+    name: str
+    description: str = ""
+    paper: int | None = Field(None, description="number in `posttrain methods`")
+    seed: int = 0
+    out: str | None = Field(None, description="run folder; default: runs/<name>")
+    resume: bool = Field(True, description="go on from what the run folder holds; false starts over")
+    model: ModelField = Field(Model(path="tiny"), description="the model that stages call 'base'")
+    models: dict[str, ModelField] = {}
+    data: dict[str, DataField] = {}
+    stages: dict[str, Stage]
+    trackers: list[str] = Field([], description="tensorboard, wandb, trackio: beside metrics.jsonl")
+
+    @property
+    def folder(self) -> str:
+        """The run folder."""
+        return self.out or f"runs/{self.name}"

@@ -1,0 +1,46 @@
+"""Optimisers by name, through torch and transformers."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from posttrain.errors import UserError, nearest
+
+OPTIMISERS = ("adamw", "adam", "sgd", "rmsprop", "adafactor")
+
+
+def build_optimiser(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    name: str = "adamw",
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Optimizer:
+    """An optimiser over the trainable parameters. Weight decay is for matrices only: not for biases and norms.
+
+    `betas` are Adam's; sgd and rmsprop read the first as momentum. Raises `UserError` for an unknown name and when
+    nothing is trainable.
+    """
+    named = list(parameters)
+    if not named:
+        raise UserError("no parameter is trainable: check the adapter and what it freezes")
+    groups: list[dict[str, Any]] = [
+        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if name in ("adamw", "adam"):
+        kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+        return kind(groups, lr=lr, betas=betas, fused=True)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=betas[0])
+    if name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=lr, momentum=0.0)
+    if name == "adafactor":
+        from transformers import Adafactor
+
+        return Adafactor(groups, lr=lr, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
+    raise UserError(f"unknown optimizer '{name}': {nearest(name, OPTIMISERS)}")
