@@ -4,13 +4,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from random import Random
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from posttrain.data import Sample, assistant, user
 from posttrain.errors import UserError, nearest
 from posttrain.rewards import Score
 from posttrain.tasks.answers import verify_number
-from posttrain.tasks.task import Difficulty
+from posttrain.tasks.task import Difficulty, Task
 
 Part = Literal["train", "test", "any"]
 """Which problems are drawn: one in eight belongs to `test`, the others to `train`, whatever the seed."""
@@ -30,8 +30,8 @@ class GeneratedTask(ABC, Generic[P]):
     on a hash of its `canonical` text alone, so that no seed, difficulty or style puts it on the other side.
     """
 
-    name: ClassVar[str]
-    styles: ClassVar[tuple[str, ...]]
+    name: str
+    styles: tuple[str, ...]
 
     def __init__(self, *, part: Part = "any") -> None:
         self.part = part
@@ -71,14 +71,7 @@ class GeneratedTask(ABC, Generic[P]):
 
         Raises `UserError` for an unknown style or difficulty, and where the task cannot make so many problems.
         """
-        style = self.styles[0] if style is None else style
-        if style not in self.styles:
-            raise UserError(f"task '{self.name}' has no style '{style}': {nearest(style, self.styles)}")
-        if difficulty not in get_args(Difficulty):
-            known = nearest(str(difficulty), get_args(Difficulty))
-            raise UserError(f"task '{self.name}' has no difficulty '{difficulty}': {known}")
-        if count < 0:
-            raise UserError(f"task '{self.name}' was asked for {count} samples; give 0 or more")
+        style = checked_style(self, count, difficulty, style)
         problems = self._problems(count, Random(f"{self.name} {difficulty} {seed}"), difficulty)
         return [self._sample(problem, difficulty, style) for problem in problems]
 
@@ -115,6 +108,18 @@ class GeneratedTask(ABC, Generic[P]):
             task=self.name,
             meta={**meta, **self.details(problem)},
         )
+
+
+def checked_style(task: Task, count: int, difficulty: Difficulty, style: str | None) -> str:
+    """The style that a call of `samples` means; raises `UserError` where its arguments are none that `task` knows."""
+    if count < 0:
+        raise UserError(f"task '{task.name}' was asked for {count} samples; give 0 or more")
+    if difficulty not in get_args(Difficulty):
+        known = nearest(str(difficulty), get_args(Difficulty))
+        raise UserError(f"task '{task.name}' has no difficulty '{difficulty}': {known}")
+    if style is not None and style not in task.styles:
+        raise UserError(f"task '{task.name}' has no style '{style}': {nearest(style, task.styles)}")
+    return task.styles[0] if style is None else style
 
 
 def part_of(canonical: str) -> Literal["train", "test"]:
