@@ -190,6 +190,7 @@ def test_math_verify_is_not_imported_for_plain_numbers() -> None:
         (r"so \boxed{\frac{1}{2}}", r"\frac{1}{2}", "found"),
         (r"#### 15" "\n" r"\boxed{16} <answer>14</answer>", "14", "found"),
         (r"\boxed{16}" "\n#### 14\nand so on", "14", "found"),
+        ("#### Step 1: add\n#### Solution\n" r"\boxed{14}", "14", "found"),
         ("<answer>14</answer> that is <answer>14.0</answer>", "14", "found"),
         ("<think><answer>3</answer> no</think><answer>14</answer>", "14", "found"),
         ("<answer>14</answer><answer>15</answer>", None, "several"),

@@ -94,7 +94,7 @@ def test_a_bad_file_is_refused_with_its_name_and_line(
     path = tmp_path / "rows.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message) as caught:
-        kind(path=str(path)).samples(1, 0)  # type: ignore[call-arg]
+        kind(path=str(path)).samples(1, 0)
     assert str(path) in str(caught.value)
 
 

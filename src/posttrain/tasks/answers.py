@@ -38,10 +38,10 @@ def worked(thoughts: str, value: str) -> str:
 
 
 def extract_answer(text: str) -> Extraction:
-    r"""Find `<answer>x</answer>`, else `#### x` (to the end of its line), else `\boxed{x}`.
+    r"""Find `<answer>x</answer>`, else `#### x` (to the end of its line) or `\boxed{x}`.
 
-    Only what follows the last `</think>` is read, where there is one. The first of the three formats that occurs at all
-    decides. The same answer written twice is "found"; different ones are "several"; an unclosed, unopened, nested or
+    Only what follows the last `</think>` is read, where there is one. Where both of the latter formats occur the one
+    that comes last decides: `####` before a box is a heading in Markdown. The same answer written twice is "found"; different ones are "several"; an unclosed, unopened, nested or
     empty one is "malformed"; none is "missing".
     """
     text = text.rpartition("</think>")[2]
@@ -49,7 +49,7 @@ def extract_answer(text: str) -> Extraction:
     if opened or closed:
         values = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
         sound = opened == closed == len(values)
-    elif "####" in text:
+    elif text.rfind("####") > text.rfind(r"\boxed{"):
         values = re.findall(r"(?<!#)####(?!#)[ \t]*(.*)", text)
         sound = True
     elif r"\boxed{" in text:
