@@ -40,9 +40,9 @@ def worked(thoughts: str, value: str) -> str:
 def extract_answer(text: str) -> Extraction:
     r"""Find `<answer>x</answer>`, else `#### x` (to the end of its line) or `\boxed{x}`.
 
-    Only what follows the last `</think>` is read, where there is one. Where both of the latter formats occur the one
-    that comes last decides: `####` before a box is a heading in Markdown. The same answer written twice is "found"; different ones are "several"; an unclosed, unopened, nested or
-    empty one is "malformed"; none is "missing".
+    Only what follows the last `</think>` is read, where there is one. Where both of the latter formats occur, the one
+    that comes last decides: `####` before a box is a heading in Markdown. The same answer written twice is "found";
+    different ones are "several"; an unclosed, unopened, nested or empty one is "malformed"; none is "missing".
     """
     text = text.rpartition("</think>")[2]
     opened, closed = text.count("<answer>"), text.count("</answer")
@@ -198,6 +198,8 @@ def _latex(text: str) -> str | None:
     text = re.sub(r"\^(-?\d+)", r"^{\1}", _clean(text).replace("**", "^").replace("÷", "/"))
     exponents = [int(exponent) for exponent in _EXPONENT.findall(text)]
     if len(text) > 200 or len(exponents) != text.count("^") or not _EXPRESSION.fullmatch(text):
+        return None
+    if re.search(r"\d \d", text):  # two numbers: LaTeX would multiply them
         return None
     size = 1
     for exponent in exponents:
