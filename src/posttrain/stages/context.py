@@ -1,0 +1,164 @@
+"""What stages share while a recipe runs: names to models, data and verifiers; fingerprints; where files go."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from posttrain.data import Sample
+from posttrain.data.readers import fingerprint as file_fingerprint
+from posttrain.data.readers import read_samples
+from posttrain.errors import UserError, nearest
+from posttrain.policy import model_path
+from posttrain.recipe import Data, Model, Recipe
+from posttrain.rewards import Score
+from posttrain.tasks import Task, tasks
+from posttrain.tasks.answers import verify_exact, verify_number
+from posttrain.terminal import Terminal
+from posttrain.training.journal import Journal
+from posttrain.training.ranks import Ranks
+
+Verify = Callable[[Sample, str], Score]
+
+LARGE_FILE = 256 * 2**20
+"""Weights beyond this are named by size and time of change instead of by content: hashing them would take minutes."""
+
+
+class Context:
+    """A recipe while it runs (or is checked)."""
+
+    def __init__(self, recipe: Recipe, ranks: Ranks, terminal: Terminal) -> None:
+        self.recipe, self.ranks, self.terminal = recipe, ranks, terminal
+        self.folder = Path(recipe.folder)
+        self.journal = Journal(self.folder, active=False)
+        self.should_stop: Callable[[], bool] = lambda: False
+
+    # Models
+
+    def model(self, name: str) -> Model:
+        """The model that stages call `name`: 'base', one of `models`, or what an earlier stage wrote."""
+        if name == "base":
+            return self.recipe.model
+        if name in self.recipe.models:
+            return self.recipe.models[name]
+        stage = self.recipe.stages.get(name)
+        if stage is not None and stage.kind in ("train", "merge"):
+            return self.recipe.model.model_copy(
+                update={"path": str(self.folder / "models" / name), "weights": "pretrained"}
+            )
+        known = ["base", *self.recipe.models, *(n for n, s in self.recipe.stages.items() if s.kind in ("train", "merge"))]
+        raise UserError(f"model '{name}' is neither 'base', nor in models, nor a train or merge stage: {nearest(name, known)}")
+
+    def is_written_later(self, name: str) -> bool:
+        """Does a stage of this recipe write that model or data set?"""
+        return name in self.recipe.stages
+
+    # Data
+
+    def data(self, name: str) -> Data:
+        """The data set that stages call `name`: one of `data`, or what an earlier stage wrote."""
+        if name in self.recipe.data:
+            return self.recipe.data[name]
+        stage = self.recipe.stages.get(name)
+        if stage is not None and stage.kind in ("generate", "curate"):
+            return Data(stage=name)
+        known = [*self.recipe.data, *(n for n, s in self.recipe.stages.items() if s.kind in ("generate", "curate"))]
+        raise UserError(f"data '{name}' is neither in data nor written by a generate or curate stage: {nearest(name, known)}")
+
+    def samples(self, data: Data) -> Iterable[Sample]:
+        """The samples of a data set, in its order."""
+        if data.mix is not None:
+            return (sample for part in data.mix for sample in self.samples(part))
+        if data.task is not None:
+            task = self._task(data.task)
+            return task.samples(data.count or 1, data.seed, difficulty=data.difficulty, style=data.style)
+        if data.stage is not None:
+            path = self.folder / "data" / f"{data.stage}.jsonl"
+            return read_samples(str(path), shape="sample", limit=data.count)
+        return read_samples(
+            str(data.path), shape=data.shape, split=data.split, columns=data.columns, limit=data.count
+        )
+
+    def verify(self, sample: Sample, answer: str) -> Score:
+        """Score an answer by the sample's task, or for a file's questions as its `verify` says."""
+        task = self._tasks.get(sample.task)
+        if task is not None:
+            return task.verify(sample, answer)
+        return self._file_verifiers.get(str(sample.meta.get("source")), verify_number)(sample, answer)
+
+    @cached_property
+    def _tasks(self) -> dict[str, Task]:
+        specs = [data.task for data in self._leaves() if data.task is not None]
+        return {task.name: task for task in (self._task(spec) for spec in specs)}
+
+    @cached_property
+    def _file_verifiers(self) -> dict[str, Verify]:
+        ways: dict[str, Verify] = {"number": verify_number, "exact": verify_exact}
+        return {str(data.path): ways[data.verify] for data in self._leaves() if data.path is not None}
+
+    def _leaves(self) -> list[Data]:
+        def leaves(data: Data) -> list[Data]:
+            return [leaf for part in data.mix for leaf in leaves(part)] if data.mix is not None else [data]
+
+        return [leaf for data in self.recipe.data.values() for leaf in leaves(data)]
+
+    def _task(self, spec: str | dict[str, Any]) -> Task:
+        name, options = tasks.options(spec)
+        task: Task = tasks[name](**options)
+        return task
+
+    # Fingerprints: what an output depends on
+
+    def model_fingerprint(self, name: str) -> str:
+        """Hash of the weights and options of a model; of everything that leads to it, for a stage's model."""
+        if name in self.recipe.stages:
+            return self.stage_fingerprint(name)
+        model = self.model(name)
+        folder = Path(model_path(model.path))
+        content = [model.model_dump(exclude={"path"}), _folder_fingerprint(folder) if folder.is_dir() else model.path]
+        return digest(content)
+
+    def data_fingerprint(self, data: Data) -> str:
+        """Hash of a data set's content (a task's: of its options)."""
+        if data.mix is not None:
+            return digest([self.data_fingerprint(part) for part in data.mix])
+        options = data.model_dump(exclude={"path", "max_refused"})
+        if data.stage is not None:
+            return digest([options, self.stage_fingerprint(data.stage)])
+        if data.path is not None:
+            return digest([options, file_fingerprint(data.path, split=data.split)])
+        return digest(options)
+
+    def stage_fingerprint(self, name: str) -> str:
+        """Hash of all that a stage's output depends on: its fields, the seed, its models and its data."""
+        stage = self.recipe.stages[name]
+        fields = stage.model_dump(exclude={"log_every", "checkpoint_every", "micro_batch_tokens", "slots"})
+        inputs: list[str] = []
+        for field in ("init_from", "model", "reference"):
+            if getattr(stage, field, None) is not None:
+                inputs.append(self.model_fingerprint(getattr(stage, field)))
+        for model in getattr(stage, "models", []):
+            inputs.append(self.model_fingerprint(model))
+        if hasattr(stage, "data"):
+            inputs.append(self.data_fingerprint(self.data(stage.data)))
+        if getattr(stage, "watch", None) is not None:
+            inputs.append(self.data_fingerprint(self.data(stage.watch.data)))  # type: ignore[union-attr]
+        return digest([name, self.recipe.seed, fields, inputs])
+
+
+def digest(content: Any) -> str:
+    """16 hex digits that name JSON-able content."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _folder_fingerprint(folder: Path) -> str:
+    names = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix != ".md":
+            size = path.stat().st_size
+            content = path.stat().st_mtime_ns if size > LARGE_FILE else hashlib.blake2b(path.read_bytes()).hexdigest()
+            names.append([path.name, size, content])
+    return digest(names)

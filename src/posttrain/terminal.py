@@ -1,0 +1,84 @@
+"""What a person sees while something runs; off a terminal, one JSON object a line and nothing else."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as List
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Bar:
+    """One progress bar. `advance` adds to what is done and to what the rate counts; `note` is shown behind it."""
+
+    def __init__(self, progress: Progress | None, task: Any, unit: str) -> None:
+        self._progress, self._task, self._unit = progress, task, unit
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """`amount` more is done."""
+        if self._progress is not None:
+            self._progress.update(self._task, advance=amount, note=note)
+
+    def grow(self, total: float) -> None:
+        """There is more (or less) to do than was thought."""
+        if self._progress is not None:
+            self._progress.update(self._task, total=total)
+
+
+class Terminal:
+    """Output of the command line. `json_output` asks for JSON lines even on a terminal."""
+
+    def __init__(self, *, json_output: bool = False, quiet: bool = False) -> None:
+        self.console = Console(highlight=False)
+        self.interactive = self.console.is_terminal and not json_output
+        self.quiet = quiet
+
+    def event(self, name: str, message: str, **fields: Any) -> None:
+        """Something happened: a sentence for a person, or its fields as JSON."""
+        if self.interactive:
+            self.console.print(message)
+        else:
+            self.line({"event": name, **fields})
+
+    def line(self, row: Mapping[str, Any]) -> None:
+        """One JSON object on a line of its own."""
+        if not self.quiet:
+            sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.flush()
+
+    def table(self, title: str, columns: List[str], rows: List[Mapping[str, Any]], *, right: List[str] = ()) -> None:
+        """Rows of named cells: a table for a person, JSON lines otherwise. `right`: columns set flush right."""
+        if not self.interactive:
+            for row in rows:
+                self.line(row)
+            return
+        table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, justify="right" if column in right else "left")
+        for row in rows:
+            table.add_row(*(str(row.get(column, "")) for column in columns))
+        self.console.print(table)
+
+    @contextmanager
+    def bar(self, description: str, total: float | None, unit: str = "it") -> Iterator[Bar]:
+        """A progress bar with count, rate and time left; silent off a terminal."""
+        if not self.interactive or self.quiet:
+            yield Bar(None, None, unit)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True, refresh_per_second=4) as progress:
+            task = progress.add_task(description, total=total, unit=unit, note="")
+            yield Bar(progress, task, unit)
