@@ -5,10 +5,10 @@ for a waiting one before the next forward pass, and when none waits the pool shr
 Left out: paged memory and prefix sharing between different prompts (a server does that better).
 """
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as List
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import UserError
 from posttrain.generation.engine import Completion, Prompt, Sampling
+from posttrain.generation.readiness import check_prompt, compare, context_length, plain_model, ready
 from posttrain.generation.sampling import check, draw, stream
 from posttrain.generation.slots import SlotCache, StepMasks
 from posttrain.generation.stopping import StopStrings, answer_text, end_tokens
@@ -48,22 +49,30 @@ class LocalEngine:
         self.prefill_tokens = prefill_tokens
         self.progress = progress
         self._stops: dict[tuple[str, ...], StopStrings] = {}
+        self._compared = False
 
     def generate(self, prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
         """`n` completions for each prompt, ordered by prompt, then by sample.
 
         Raises `UserError` for a prompt without tokens or without room for an answer, for `sampling` values that cannot
-        be drawn with, and for models that keep something else than keys and values of past tokens.
+        be drawn with, and for models that keep something else than keys and values of past tokens. The first call
+        compares some of its log-probs with those of a plain forward pass, so that no unknown architecture is drawn from
+        wrongly.
         """
         check(sampling)
         if n < 1:
             raise UserError(f"{n} samples of each prompt were asked for; at least 1 is needed")
-        model = _plain_model(self.model)
-        context = _context_length(model)
+        model = plain_model(self.model)
+        context = context_length(model)
         for index, prompt in enumerate(prompts):
-            _check_prompt(index, prompt, context)
-        with _ready(model):
-            return _Run(self, model, prompts, n, sampling, context).completions()
+            check_prompt(index, prompt, context)
+        with ready(model):
+            completions = _Run(self, model, prompts, n, sampling, context).completions()
+            if completions and not self._compared:
+                longest = max(completions, key=lambda completion: len(completion.tokens))
+                compare(model, prompts[longest.prompt], longest)
+                self._compared = True
+        return completions
 
     def stop_strings(self, stops: tuple[str, ...], vocabulary: int) -> StopStrings | None:
         """The detector of `stops`, made once; None without stop strings."""
@@ -147,6 +156,8 @@ class _Run:
             uniforms = torch.from_numpy(values).to(self.device)
         drawn = torch.stack([part.double() for part in draw(logits, uniforms, self.sampling)])
         tokens, logprobs, sampling_logprobs = drawn.tolist()  # the step's one wait for the device
+        if math.isnan(sum(logprobs)):
+            raise FloatingPointError("the model's logits are NaN: its weights are, or its precision overflows")
         for answer, token, logprob, sampling_logprob in zip(answers, tokens, logprobs, sampling_logprobs, strict=True):
             answer.tokens.append(int(token))
             answer.logprobs.append(logprob)
@@ -259,51 +270,3 @@ class _Run:
             finish_reason=answer.reason,
             text=answer_text(self.engine.tokenizer, answer.tokens, self.ends),
         )
-
-
-def _plain_model(model: Any) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper (whose adapters sit in its layers), or `model` itself."""
-    if hasattr(model, "get_base_model"):
-        if model.active_peft_config.is_prompt_learning:
-            raise UserError("the in-process engine cannot run adapters that put virtual tokens before the prompt")
-        model = model.get_base_model()
-    if getattr(model, "_is_stateful", False) or model.config.is_encoder_decoder:
-        raise UserError(
-            f"the in-process engine cannot run '{model.config.model_type}' models: it wants a decoder that keeps keys "
-            "and values of past tokens; serve the model and use the server engine"
-        )
-    return model
-
-
-def _context_length(model: PreTrainedModel) -> int:
-    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 2**31
-
-
-def _check_prompt(index: int, prompt: Prompt, context: int) -> None:
-    length = len(prompt.tokens)
-    if not length:
-        raise UserError(f"prompt {index} has no tokens; a prompt needs at least one")
-    if length >= context:
-        raise UserError(
-            f"prompt {index} has {length} tokens and leaves no room for an answer in the model's context of {context}; "
-            "shorten it or leave it out"
-        )
-
-
-@contextmanager
-def _ready(model: PreTrainedModel) -> Iterator[None]:
-    """Eval mode and an attention kernel that takes a mask for each row; everything is put back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    attention = model.config._attn_implementation
-    switch = attention not in ("sdpa", "eager")
-    model.eval()
-    if switch:
-        model.set_attn_implementation("sdpa")
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if switch:
-            model.set_attn_implementation(attention)
-        for module in training:
-            module.training = True

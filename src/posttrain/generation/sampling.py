@@ -87,7 +87,8 @@ def _invert_cdf(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     total = cdf[:, -1:]
     # Kept below the total, so that rounding can neither leave the columns nor end on one of probability 0.
     threshold = torch.minimum(uniforms.to(cdf)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf, threshold, right=True)[:, 0]
+    # Clamped for rows of NaN, which the engine reports: on a GPU an index out of bounds would end the process instead.
+    return torch.searchsorted(cdf, threshold, right=True)[:, 0].clamp_(max=cdf.shape[-1] - 1)
 
 
 def _pick(values: Tensor, columns: Tensor) -> Tensor:
