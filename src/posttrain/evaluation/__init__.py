@@ -1,1 +1,34 @@
-""""""
+"""Measuring: what a model says, how good it is, and how sure that is."""
+
+from posttrain.evaluation.evaluator import Verify, evaluate, summarise
+from posttrain.evaluation.metrics import LogLikelihood, log_likelihood
+from posttrain.evaluation.result import Answer, Comparison, EvaluationResult, Problem, compare_results
+from posttrain.evaluation.statistics import (
+    Difference,
+    Interval,
+    hierarchical_bootstrap,
+    hierarchical_difference,
+    holm,
+    in_words,
+    paired_difference,
+)
+
+__all__ = [
+    "Answer",
+    "Comparison",
+    "Difference",
+    "EvaluationResult",
+    "Interval",
+    "LogLikelihood",
+    "Problem",
+    "Verify",
+    "compare_results",
+    "evaluate",
+    "hierarchical_bootstrap",
+    "hierarchical_difference",
+    "holm",
+    "in_words",
+    "log_likelihood",
+    "paired_difference",
+    "summarise",
+]

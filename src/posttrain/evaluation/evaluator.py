@@ -1,0 +1,209 @@
+"""Asking a model and scoring what it says: every answer kept, every number with what it rests on.
+
+Left out: writing files (whoever runs a stage does that, line by line through `record`) and tables.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.data import Sample
+from posttrain.errors import UserError
+from posttrain.evaluation.metrics import (
+    answer_entropy,
+    distinct_answers,
+    draw_counts,
+    has_valid_format,
+    majority_at_k,
+    pass_at_k,
+)
+from posttrain.evaluation.result import Answer, EvaluationResult, Problem
+from posttrain.evaluation.statistics import share_interval
+from posttrain.generation import Completion, Engine, Prompt, Sampling
+from posttrain.rewards import Score
+
+Verify = Callable[[Sample, str], Score]
+
+
+def evaluate(
+    engine: Engine,
+    samples: Sequence[Sample],
+    verify: Verify,
+    *,
+    render_prompt: Callable[[Sample], npt.NDArray[np.int32]],
+    n: int = 1,
+    sampling: Sampling | None = None,
+    name: str = "",
+    step: int | None = None,
+    record: Callable[[Answer], None] | None = None,
+    max_errors: float = 0.1,
+    right_at: float = 1.0,
+    level: float = 0.95,
+) -> EvaluationResult:
+    """Draw `n` answers to each sample, score them with `verify`, and count.
+
+    `render_prompt` gives the tokens that the model reads; `sampling` is greedy by default. A sample that is there twice
+    is asked once. An exception of `verify` becomes the answer's error, with its cause. `record` is called with every
+    answer, before anything is refused. The rest: `summarise`.
+
+    Raises `UserError` for no samples, for several draws at temperature 0, and for too many errors.
+    """
+    sampling = Sampling(temperature=0.0) if sampling is None else sampling
+    asked = list({sample.id: sample for sample in samples}.values())
+    if not asked:
+        raise UserError(f"evaluation '{name}' has no samples: at least one problem is needed")
+    if n < 1:
+        raise UserError(f"evaluation '{name}' asks for n = {n} draws of each problem; at least 1 is needed")
+    if n > 1 and sampling.temperature == 0:
+        raise UserError(f"n = {n} draws at temperature 0 are {n} times the same answer: set a temperature, or n to 1")
+    prompts = [Prompt(np.asarray(render_prompt(sample), dtype=np.int32)) for sample in asked]
+    completions = _in_order(engine.generate(prompts, n, sampling), len(prompts), n)
+    answers = []
+    for completion in completions:
+        answers.append(_answer(asked[completion.prompt], completion, verify, step))
+        if record is not None:
+            record(answers[-1])
+    return summarise(answers, n=n, sampling=sampling, name=name, max_errors=max_errors, right_at=right_at, level=level)
+
+
+def summarise(
+    answers: Sequence[Answer],
+    *,
+    n: int,
+    sampling: Sampling,
+    name: str = "",
+    max_errors: float = 0.1,
+    right_at: float = 1.0,
+    level: float = 0.95,
+) -> EvaluationResult:
+    """The numbers of scored answers, of which each problem has `n`; an answer is right from value `right_at` on.
+
+    - `problems`, `answers`, `errors`: how many. An answer with an error is left out of what follows.
+    - `accuracy`, `accuracy_low`, `accuracy_high`: mean over problems of the share of right draws, and its interval.
+    - `average@n`: the same of values; differs from the accuracy where a verifier gives part marks.
+    - `pass@k`, `majority@k` for k = 1, 2, 4 ... n: over problems with at least k scored draws.
+    - `answer_entropy` (nats), `distinct_answers`: for n > 1. These and majority@k need `info["extracted"]`.
+    - `format_validity`: share of answers of the asked-for form.
+    - `mean_length` (tokens), `truncated` (share that the length limit cut off): over all answers.
+
+    Raises `UserError` where the share of errors is over `max_errors`.
+    """
+    scored = _scored(answers, name, max_errors)
+    groups: dict[str, list[Answer]] = {}
+    for answer in scored:
+        groups.setdefault(answer.sample_id, []).append(answer)
+    problems = tuple(_problem(group, right_at) for group in groups.values())
+    rng = np.random.default_rng(sampling.seed)
+    shares = np.array([p.right / p.draws for p in problems])
+    accuracy = share_interval(shares, rng, level=level)
+    metrics: dict[str, float] = {
+        "problems": len(problems),
+        "answers": len(answers),
+        "errors": len(answers) - len(scored),
+        "accuracy": accuracy.estimate,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        f"average@{n}": float(np.mean([p.value for p in problems])),
+        **_by_draws(problems, list(groups.values()), n, right_at, rng),
+        "format_validity": float(np.mean([has_valid_format(a.parts, a.info, _is_right(a, right_at)) for a in scored])),
+        "mean_length": float(np.mean([a.tokens for a in answers])),
+        "truncated": float(np.mean([a.finish_reason == "length" for a in answers])),
+    }
+    return EvaluationResult(name, n, sampling, metrics, problems, level, tuple(answers))
+
+
+def _in_order(completions: Sequence[Completion], prompts: int, n: int) -> list[Completion]:
+    """Completions by prompt and draw, by what they say of themselves and not by where they stand."""
+    found = sorted(completions, key=lambda completion: (completion.prompt, completion.sample))
+    wanted = [(prompt, draw) for prompt in range(prompts) for draw in range(n)]
+    if [(completion.prompt, completion.sample) for completion in found] != wanted:
+        raise RuntimeError(f"the engine was asked for {n} answers to each of {prompts} prompts and gave others back")
+    return found
+
+
+def _answer(sample: Sample, completion: Completion, verify: Verify, step: int | None) -> Answer:
+    score = _score(sample, completion.text, verify)
+    return Answer(
+        sample_id=sample.id,
+        task=sample.task,
+        prompt=sample.prompt_text,
+        expected=sample.answer,
+        text=completion.text,
+        value=None if score.error is not None else float(score.value),
+        parts=dict(score.parts),
+        info=dict(score.info),
+        error=score.error,
+        finish_reason=completion.finish_reason,
+        tokens=len(completion.tokens),
+        logprob=float(completion.logprobs.sum(dtype=np.float64)),
+        draw=completion.sample,
+        step=step,
+    )
+
+
+def _score(sample: Sample, text: str, verify: Verify) -> Score:
+    """The verifier's score; where it raises or gives no finite number, an error that says so."""
+    try:
+        score = verify(sample, text)
+        if score.error is None and not math.isfinite(score.value):
+            return Score(0.0, score.parts, score.info, error=f"the verifier gave the value {score.value}")
+    except Exception as cause:  # whatever it is, it is no 0
+        return Score(0.0, error=f"{type(cause).__name__}: {cause}")
+    return score
+
+
+def _scored(answers: Sequence[Answer], name: str, max_errors: float) -> list[Answer]:
+    scored = [answer for answer in answers if answer.error is None]
+    failed = len(answers) - len(scored)
+    if failed and (failed > max_errors * len(answers) or not scored):
+        first = next(answer for answer in answers if answer.error is not None)
+        raise UserError(
+            f"evaluation '{name}': {failed} of {len(answers)} answers could not be scored (max_errors allows a share "
+            f"of {max_errors:g}, and not all). The first, of sample {first.sample_id}: {first.error}"
+        )
+    if not scored:
+        raise UserError(f"evaluation '{name}' has no answers to summarise")
+    return scored
+
+
+def _value(answer: Answer) -> float:
+    assert answer.value is not None  # only scored answers come here
+    return answer.value
+
+
+def _is_right(answer: Answer, right_at: float) -> bool:
+    return _value(answer) >= right_at - 1e-9  # part marks that add up to 1 in floats are 1
+
+
+def _problem(group: Sequence[Answer], right_at: float) -> Problem:
+    right = sum(_is_right(answer, right_at) for answer in group)
+    value = float(np.mean([_value(answer) for answer in group]))
+    return Problem(group[0].sample_id, group[0].task, len(group), right, value)
+
+
+def _by_draws(
+    problems: Sequence[Problem], groups: Sequence[Sequence[Answer]], n: int, right_at: float, rng: np.random.Generator
+) -> dict[str, float]:
+    """What several draws say: pass@k, majority@k, variety."""
+    draws, right = [p.draws for p in problems], [p.right for p in problems]
+    answers = [[answer.extracted for answer in group] for group in groups]
+    rights = [[_is_right(answer, right_at) for answer in group] for group in groups]
+    votes = any("extracted" in answer.info for group in groups for answer in group)
+    found: dict[str, float] = {}
+    for k in draw_counts(n):
+        found[f"pass@{k}"] = _known_mean(pass_at_k(draws, right, k))
+        if votes:
+            each = [majority_at_k(said, marks, k, rng) for said, marks in zip(answers, rights, strict=True)]
+            found[f"majority@{k}"] = _known_mean(each)
+    if votes and n > 1:
+        found["answer_entropy"] = float(np.mean([answer_entropy(said) for said in answers]))
+        found["distinct_answers"] = float(np.mean([distinct_answers(said) for said in answers]))
+    return {key: value for key, value in found.items() if not math.isnan(value)}
+
+
+def _known_mean(values: npt.ArrayLike) -> float:
+    array = np.asarray(values, dtype=np.float64)
+    known = array[~np.isnan(array)]
+    return float(known.mean()) if len(known) else math.nan

@@ -1,0 +1,301 @@
+import json
+import math
+from collections.abc import Sequence as List
+
+import numpy as np
+import pytest
+
+from posttrain.data import Sample, user
+from posttrain.errors import UserError
+from posttrain.evaluation import Answer, EvaluationResult, compare_results, evaluate, summarise
+from posttrain.generation import Completion, Prompt, Sampling
+from posttrain.rewards import Score
+
+DRAWN = Sampling(temperature=1.0, seed=5)
+
+
+class Script:
+    """An engine that says what the test wrote down: `lines[prompt][draw]`."""
+
+    def __init__(self, lines: list[list[str]], order: int = 1) -> None:
+        self.lines, self.order = lines, order
+        self.prompts: list[Prompt] = []
+
+    def generate(self, prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
+        self.prompts = list(prompts)
+        said = [(p, d, self.lines[p][d]) for p in range(len(prompts)) for d in range(n)]
+        return [self.completion(*item) for item in said][:: self.order]
+
+    def completion(self, prompt: int, draw: int, text: str) -> Completion:
+        size = len(text)
+        logprobs = np.full(size, -0.5, dtype=np.float32)
+        tokens, reason = np.arange(size, dtype=np.int32), "length" if text.endswith("...") else "stop"
+        return Completion(prompt, draw, tokens, logprobs, logprobs, reason, text)
+
+
+def problems(*answers: str) -> list[Sample]:
+    return [Sample((user(f"Problem {i}"),), answer=answer, task="toy") for i, answer in enumerate(answers)]
+
+
+def exact(sample: Sample, text: str) -> Score:
+    if text == "crash":
+        raise ZeroDivisionError("division by zero")
+    if text.endswith("..."):
+        return Score(0.0, info={"extracted": None, "reason": "missing"})
+    right = text == sample.answer
+    return Score(float(right), info={"extracted": text, "reason": "found" if right else "wrong"})
+
+
+def render(sample: Sample) -> np.ndarray:
+    return np.frombuffer(sample.prompt_text.encode(), dtype=np.uint8)
+
+
+def run(lines: list[list[str]], answers: str, **options) -> EvaluationResult:
+    n = len(lines[0])
+    options = {"sampling": DRAWN if n > 1 else None, "verify": exact} | options
+    return evaluate(Script(lines), problems(*answers), render_prompt=render, n=n, name="toy", **options)
+
+
+def test_every_number_of_a_small_evaluation_is_right():
+    found = run([["1", "1", "2", "..."], ["5", "5", "5", "5"], ["4", "3", "4", "3"]], "123")
+    m = found.metrics
+    assert (m["problems"], m["answers"], m["errors"]) == (3, 12, 0)
+    assert m["accuracy"] == m["average@4"] == m["pass@1"] == pytest.approx((0.5 + 0 + 0.5) / 3)
+    assert m["pass@2"] == pytest.approx((1 - 1 / 6) * 2 / 3)
+    assert m["pass@4"] == pytest.approx(2 / 3)
+    assert m["majority@4"] == pytest.approx(1 / 3)  # "1" wins; "5" is wrong; "4" was drawn before "3"
+    # Problem 1: of the 6 pairs of 1 1 2 -, "1" is handed out in 11 12 12 1- 1-. Problem 3: pairs that start with 3.
+    assert m["majority@2"] == pytest.approx((5 / 6 + 0 + 2 / 6) / 3)
+    assert m["answer_entropy"] == pytest.approx((-(2 / 3) * math.log(2 / 3) - math.log(1 / 3) / 3 + math.log(2)) / 3)
+    assert m["distinct_answers"] == pytest.approx(5 / 3)
+    assert m["format_validity"] == pytest.approx(11 / 12)
+    assert m["truncated"] == pytest.approx(1 / 12)
+    assert m["mean_length"] == pytest.approx(14 / 12)
+    assert found.accuracy.low < found.accuracy.estimate < found.accuracy.high
+
+
+def test_greedy_accuracy_has_wilsons_interval():
+    found = run([["1"], ["2"], ["x"], ["x"]], "1234")
+    assert (found.accuracy.low, found.accuracy.high) == pytest.approx((0.15004, 0.84996), abs=1e-5)
+    assert "majority@4" not in found.metrics
+
+
+def test_answers_keep_what_was_said_and_why_it_scored_so():
+    answers = run([["7", "1"]], "1", step=30).answers
+    assert [answer.draw for answer in answers] == [0, 1]
+    first = answers[0]
+    assert first == Answer(
+        sample_id=problems("1")[0].id,
+        task="toy",
+        prompt="Problem 0",
+        expected="1",
+        text="7",
+        value=0.0,
+        parts={},
+        info={"extracted": "7", "reason": "wrong"},
+        error=None,
+        finish_reason="stop",
+        tokens=1,
+        logprob=-0.5,
+        draw=0,
+        step=30,
+    )
+    assert Answer.from_json(json.loads(json.dumps(first.to_json()))) == first
+
+
+def test_an_answer_with_numpy_inside_is_still_a_line_of_json():
+    def verify(sample: Sample, text: str) -> Score:
+        return Score(np.float32(1), {"part": np.float32(0.5)}, {"path": np.arange(2), "what": {1}})
+
+    row = run([["1"]], "1", verify=verify).answers[0].to_json()
+    assert row["parts"] == {"part": 0.5}
+    assert row["info"] == {"path": [0, 1], "what": "{1}"}
+    json.dumps(row)
+
+
+def test_completions_are_matched_by_what_they_say_of_themselves():
+    lines = [["1", "1"], ["x", "x"]]
+    backwards = evaluate(
+        Script(lines, order=-1), problems("1", "2"), exact, render_prompt=render, n=2, sampling=DRAWN, name="toy"
+    )
+    assert backwards == run(lines, "12")
+    assert [answer.text for answer in backwards.answers] == ["1", "1", "x", "x"]
+
+
+def test_an_engine_that_leaves_answers_out_is_caught():
+    engine = Script([["1"], ["2"]])
+    engine.generate = lambda prompts, n, sampling: [engine.completion(0, 0, "1")]
+    with pytest.raises(RuntimeError, match="2 prompts"):
+        evaluate(engine, problems("1", "2"), exact, render_prompt=render)
+
+
+def test_a_failing_verifier_is_an_error_with_its_cause_and_no_zero():
+    found = run([["1", "crash"], ["2", "2"]], "12", max_errors=0.25)
+    assert found.metrics["errors"] == 1
+    assert found.metrics["accuracy"] == 1.0
+    assert found.metrics["pass@2"] == 1.0  # of the second problem: the first has one scored draw
+    assert found.problems[0].draws == 1
+    failed = found.answers[1]
+    assert failed.value is None
+    assert failed.error == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    ("score", "cause"),
+    [
+        (Score(math.nan), "nan"),
+        (Score(0.0, error="timed out"), "timed out"),
+        (1, "AttributeError"),
+        (Score(None), "TypeError"),
+    ],
+)
+def test_what_is_no_number_is_an_error(score: object, cause: str):
+    def verify(sample: Sample, text: str) -> Score:
+        return score if text == "odd" else exact(sample, text)
+
+    found = run([["1"], ["odd"]], "12", verify=verify, max_errors=0.5)
+    assert found.metrics["errors"] == 1
+    assert found.metrics["accuracy"] == 1.0
+    assert cause in found.answers[1].error
+
+
+def test_too_many_errors_stop_the_evaluation_after_every_answer_was_recorded():
+    kept: list[Answer] = []
+    with pytest.raises(UserError, match=r"'toy': 2 of 4 answers.*ZeroDivisionError: division by zero"):
+        run([["1", "crash"], ["crash", "2"]], "12", record=kept.append)
+    assert [answer.text for answer in kept] == ["1", "crash", "crash", "2"]
+
+
+def test_nothing_scored_is_no_result_whatever_is_allowed():
+    with pytest.raises(UserError, match="1 of 1"):
+        run([["crash"]], "1", max_errors=1.0)
+
+
+def test_what_cannot_be_evaluated_is_refused_before_the_engine_runs():
+    engine = Script([])
+    with pytest.raises(UserError, match="no samples"):
+        evaluate(engine, [], exact, render_prompt=render)
+    with pytest.raises(UserError, match="temperature 0"):
+        evaluate(engine, problems("1"), exact, render_prompt=render, n=4)
+    with pytest.raises(UserError, match="n = 0"):
+        evaluate(engine, problems("1"), exact, render_prompt=render, n=0)
+
+
+def test_a_repeated_sample_is_asked_once():
+    engine = Script([["1"], ["2"]])
+    found = evaluate(engine, [*problems("1", "2"), *problems("1")], exact, render_prompt=render)
+    assert len(engine.prompts) == 2
+    assert found.metrics["problems"] == 2
+
+
+def test_prompts_are_the_rendered_tokens():
+    engine = Script([["1"]])
+    evaluate(engine, problems("1"), exact, render_prompt=render)
+    assert engine.prompts[0].tokens.dtype == np.int32
+    assert bytes(engine.prompts[0].tokens.astype(np.uint8)) == b"Problem 0"
+
+
+def test_part_marks_count_for_the_average_and_not_for_the_accuracy():
+    def verify(sample: Sample, text: str) -> Score:
+        return Score({"a": 1.0, "b": 0.1 + 0.2 + 0.7 - 1e-16, "c": 0.4}[text])
+
+    found = run([["a"], ["b"], ["c"]], "123", verify=verify)
+    assert found.metrics["accuracy"] == pytest.approx(2 / 3)
+    assert found.metrics["average@1"] == pytest.approx(0.8)
+    assert list(found.per_problem("value").values()) == pytest.approx([1, 1, 0.4])
+    assert run([["c"]], "1", verify=verify, right_at=0.4).metrics["accuracy"] == 1
+
+
+def test_a_verifier_that_extracts_nothing_gets_no_majority():
+    found = run([["1", "2"]], "1", verify=lambda sample, text: Score(1.0))
+    assert not [key for key in found.metrics if "majority" in key or "distinct" in key]
+
+
+def test_a_result_survives_json():
+    found = run([["1", "2"], ["2", "1"]], "12", sampling=Sampling(stop=("\n",), seed=3))
+    back = EvaluationResult.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    assert back == found
+    assert back.sampling == found.sampling
+    assert back.row() == found.row()
+    assert back.answers == ()
+
+
+def test_a_result_can_be_redone_from_its_answers():
+    found = run([["1", "2"], ["2", "1"]], "12")
+    lines = [json.dumps(answer.to_json()) for answer in found.answers]
+    answers = [Answer.from_json(json.loads(line)) for line in lines]
+    assert summarise(answers, n=2, sampling=DRAWN, name="toy") == found
+
+
+def test_a_row_is_readable():
+    assert run([["1", "1"], ["2", "2"]], "13").row() == {
+        "set": "toy",
+        "problems": "2",
+        "draws": "2",
+        "accuracy": "50.0 % (9.5 to 90.5)",
+        "pass@2": "50.0 %",
+        "majority@2": "50.0 %",
+        "mean length": "1.0",
+        "truncated": "0.0 %",
+        "valid format": "100.0 %",
+        "errors": "0",
+    }
+
+
+def test_results_are_compared_problem_by_problem():
+    answers = "0123456789" * 2
+    worse = run([["x"]] * 10 + [[a] for a in answers[10:]], answers)
+    better = run([[a] for a in answers], answers)
+    found = compare_results(worse, better, np.random.default_rng(0), names=("sft", "dft"))
+    assert found.difference.interval.estimate == 0.5
+    assert found.difference.p_value == pytest.approx(2 / 2**10)
+    assert found.sentence.startswith("dft is 50.0 points better than sft (95 % interval ")
+    assert found.caveats == ()
+    back = compare_results(better, worse, np.random.default_rng(0))
+    assert "B is 50.0 points worse than A" in back.sentence
+    same = compare_results(worse, worse, np.random.default_rng(0))
+    assert same.sentence.startswith("no significant difference between A and B")
+
+
+def test_what_two_evaluations_do_not_share_is_said():
+    a = run([["1"], ["2"]], "12")
+    b = run([["1", "1"]], "1", sampling=Sampling(temperature=0.7, seed=9))
+    found = compare_results(a, b, np.random.default_rng(0), measure="value")
+    assert found.difference.problems == 1
+    assert found.caveats == (
+        "1 problems that only one of them has scored are left out",
+        "draws of each problem differ: 1 and 2",
+        "sampling differs in temperature: 0.0 and 0.7",
+    )
+
+
+def test_results_without_a_common_problem_are_not_compared():
+    other = evaluate(Script([["1"]]), problems("7"), exact, render_prompt=render, name="other")
+    with pytest.raises(UserError, match=r"'toy' and 'other' have no problem in common"):
+        compare_results(run([["1"]], "1"), other, np.random.default_rng(0))
+
+
+def test_the_in_process_engine_is_evaluated_alike_every_time():
+    architectures = pytest.importorskip("architectures")
+    from posttrain.generation.local import LocalEngine
+
+    tokenizer = architectures.tokenizer()
+    engine = LocalEngine(architectures.build("qwen3"), tokenizer)
+
+    def chat(sample: Sample) -> np.ndarray:
+        ids = tokenizer.apply_chat_template(list(sample.prompt), add_generation_prompt=True, return_dict=False)
+        return np.array(ids, dtype=np.int32)
+
+    def first_byte(sample: Sample, text: str) -> Score:
+        return Score(float(text[:1] < "a"), info={"extracted": text[:1] or None})
+
+    sampling = Sampling(max_new_tokens=6, seed=1)
+    first, second = (
+        evaluate(engine, problems("1", "2", "3"), first_byte, render_prompt=chat, n=4, sampling=sampling)
+        for _ in range(2)
+    )
+    assert first == second
+    assert first.answers == second.answers
+    assert len(first.answers) == 12
+    assert all(0 < answer.tokens <= 6 and answer.logprob < 0 for answer in first.answers)
+    assert len({answer.text for answer in first.answers}) > 1
