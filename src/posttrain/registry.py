@@ -73,7 +73,9 @@ class Registry(Generic[T]):
         model = self._models[name]
         for key in given:
             if key not in model.model_fields:
-                raise UserError(f"unknown option '{key}' of {self.kind} '{name}': {nearest(key, model.model_fields)}")
+                raise UserError(
+                    f"unknown option '{key}' of {self.kind} '{name}': {nearest(str(key), model.model_fields)}"
+                )
         try:
             checked = model(**given)
         except ValidationError as error:
@@ -91,6 +93,8 @@ def _options_model(kind: str, name: str, piece: Callable[..., Any]) -> type[Base
             continue
         if parameter.annotation is inspect.Parameter.empty:
             raise TypeError(f"{kind} '{name}': option '{parameter.name}' needs a type annotation")
+        if parameter.name == "name":
+            raise TypeError(f"{kind} '{name}': no option can be called 'name', which is how a recipe names the piece")
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         fields[parameter.name] = (parameter.annotation, default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)

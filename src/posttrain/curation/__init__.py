@@ -1,1 +1,5 @@
-""""""
+"""Which data is kept, chosen or made."""
+
+from posttrain.curation.curation import curations
+
+__all__ = ["curations"]

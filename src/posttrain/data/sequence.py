@@ -28,7 +28,7 @@ class Sequence:
     - `target[T]` bool: is this token a training target? Never the first one: nothing predicts it.
     - `origin[T]` uint8, an `Origin`: who wrote the token.
     - `inputs[T]` int32 or None: what the model reads where that differs from `tokens` (corrupted demonstrations).
-    - `columns`: named float32 `[T]` values (`sampled_logprob`, `advantage`, `weight` ...); only values at targets are used.
+    - `columns`: named float32 `[T]` values (`sampled_logprob`, `advantage`, `weight` ...), read at targets only.
     - `scalars`: named values of the whole sequence (`reward`, `sample_weight`, `reference_score` ...).
     - `sample_id`: the `Sample.id` it came from. `group`: sequences that are compared with one another share it (the
       rollouts of one prompt, the two sides of a preference pair); empty = a group of its own.

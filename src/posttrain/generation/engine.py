@@ -30,7 +30,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens to continue. `tokens` ends with a forced prefix of the answer, `forced` tokens long, where there is one."""
+    """Tokens to continue; the last `forced` of them are a forced prefix of the answer."""
 
     tokens: npt.NDArray[np.int32]
     forced: int = 0

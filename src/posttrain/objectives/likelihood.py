@@ -1,10 +1,16 @@
 """Losses on the likelihood of demonstrated tokens."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor
 
 from posttrain.data.batch import Batch
 from posttrain.data.scores import LOG_PARTITION, MEAN_LOGPROB, Need, TokenScores
 from posttrain.objectives.objective import objective
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 def _nll_needs(*, label_smoothing: float, z_loss: float) -> tuple[Need, ...]:
@@ -12,7 +18,7 @@ def _nll_needs(*, label_smoothing: float, z_loss: float) -> tuple[Need, ...]:
 
 
 @objective("nll", needs=_nll_needs)
-def nll(scores: TokenScores, batch: Batch, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
+def nll(scores: TokenScores, batch: Batch, *, label_smoothing: Share = 0.0, z_loss: NonNegative = 0.0) -> Tensor:
     """Negative log-likelihood `[N]`: plain supervised fine-tuning.
 
     ℓ_t = -(1-ε) log p(y_t) - ε (1/V) Σ_v log p(v) + ζ (log Z_t)²,  ε = `label_smoothing`, ζ = `z_loss`.

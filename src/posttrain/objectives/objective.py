@@ -11,6 +11,7 @@ one a group `[G]`), and may return `(values, metrics)`, where each metric is `[N
 It never averages its loss itself: the reduction does, over the whole optimiser step.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field, replace
@@ -71,14 +72,35 @@ class Term:
     weight: float | Callable[[float], float] = 1.0
     forward: Forward | None = None
 
+    def __post_init__(self) -> None:
+        self.reduction.check_level(self.level)
+
     def measure(self, sequence: Sequence) -> Measure:
-        """`[T]`: how much each token of a sequence counts in this term."""
-        chosen = sequence.target.astype(np.float64)
+        """`[T]`: how much each token of a sequence counts in this term.
+
+        Raises `UserError` for a weight column that is missing, negative or not finite.
+        """
+        chosen = sequence.target
         if self.origins is not None:
-            chosen *= np.isin(sequence.origin, [int(origin) for origin in self.origins])
+            chosen = chosen & np.isin(sequence.origin, [int(origin) for origin in self.origins])
+        measure = chosen.astype(np.float64)
         if self.weight_column is not None:
-            chosen *= sequence.columns[self.weight_column]
-        return chosen
+            measure[chosen] = self._weights(sequence)[chosen]
+            if not (np.isfinite(measure).all() and (measure >= 0).all()):
+                raise UserError(
+                    f"objective '{self.name}': weight column '{self.weight_column}' of sample {sequence.sample_id} has "
+                    "a weight that is negative or not finite; weights count tokens, so they must be 0 or more"
+                )
+        return measure
+
+    def _weights(self, sequence: Sequence) -> Measure:
+        name = str(self.weight_column)
+        if name not in sequence.columns:
+            raise UserError(
+                f"objective '{self.name}': sample {sequence.sample_id} has no weight column '{name}': "
+                f"{nearest(name, sequence.columns)}"
+            )
+        return sequence.columns[name].astype(np.float64)
 
 
 class Objective:
@@ -148,10 +170,10 @@ class Objective:
                 raise ValueError(f"objective '{term.name}' gave {tuple(losses.shape)}, not {tuple(coefficients.shape)}")
             share = (coefficients * losses.float()).sum()
             value = value + (term.weight(progress) if callable(term.weight) else term.weight) * share
-            label = "" if len(self.terms) == 1 else f"{term.name}/"
-            if len(self.terms) > 1:
-                metrics[f"{term.name}/loss"] = (float(share.detach()), 0.0)
-            metrics |= {label + name: _sum_and_count(found, coefficients) for name, found in extra.items()}
+            label = self._label(key, term)
+            if label:
+                metrics[f"{label}loss"] = (float(share.detach()), 0.0)
+            metrics |= {label + name: _sum_and_count(found, coefficients, batch) for name, found in extra.items()}
         logprobs = scored[None].logprobs.detach() if None in scored else None
         if logprobs is not None:
             metrics["nll"] = (float(-logprobs.sum()), float(len(logprobs)))
@@ -162,6 +184,11 @@ class Objective:
         chosen = tuple(needs.values())
         return forward(policy, batch, chosen) if forward else policy.scores(batch, chosen)
 
+    def _label(self, key: str, term: Term) -> str:
+        """What stands before the names of a term's metrics; two terms of one name keep apart by their place."""
+        names = [other.name for other in self.terms]
+        return "" if len(names) == 1 else f"{term.name if names.count(term.name) == 1 else key}/"
+
     def _keyed(self) -> list[tuple[str, Term]]:
         return [(f"{index}:{term.name}", term) for index, term in enumerate(self.terms)]
 
@@ -170,9 +197,12 @@ def _scaled(weight: float | Callable[[float], float], factor: float) -> float | 
     return (lambda progress: factor * weight(progress)) if callable(weight) else factor * weight
 
 
-def _sum_and_count(values: Tensor, coefficients: Tensor) -> tuple[float, float]:
+def _sum_and_count(values: Tensor, coefficients: Tensor, batch: Batch) -> tuple[float, float]:
     """Metrics of tokens (sequences) that the term does not count are left out of its averages."""
-    kept = values.detach()[coefficients != 0] if values.shape == coefficients.shape else values.detach()
+    counted = coefficients != 0
+    if len(counted) == len(batch.tokens) != len(values) == batch.sequences:
+        counted = batch.sum_by_sequence(counted.float()) > 0
+    kept = values.detach()[counted] if len(values) == len(counted) else values.detach()
     return float(kept.float().sum()), float(kept.numel())
 
 
@@ -204,6 +234,9 @@ def objective(
     """
 
     def declare(function: Callable[..., TermLoss]) -> Callable[..., TermLoss]:
+        taken = set(inspect.signature(function).parameters) & set(_COMMON)
+        if taken:
+            raise TypeError(f"objective '{name}': every term has {sorted(taken)} already; call its option otherwise")
         _declarations[name] = _Declaration(needs, reduction, level, forward)
         return objectives.register(name)(function)
 
@@ -213,7 +246,7 @@ def objective(
 _COMMON = ("weight", "reduction", "origins", "weight_column")
 
 
-def build_objective(spec: str | Mapping[str, Any] | List[Mapping[str, Any]]) -> Objective:
+def build_objective(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) -> Objective:
     """What a recipe says of its objective: a name, `{name: ..., option: value}`, or a list of such terms to add up.
 
     Besides its own options every term takes `weight` (a factor), `reduction` (`tokens`, `sequences`, `groups` or
@@ -241,7 +274,7 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
         needs=needs,
         reduction=_reduction(name, common["reduction"]) if "reduction" in common else declared.reduction,
         level=declared.level,
-        origins=_origins(name, common["origins"]) if common.get("origins") else None,
+        origins=_origins(name, common["origins"]) if common.get("origins") is not None else None,
         weight_column=common.get("weight_column"),
         weight=float(weight),
         forward=declared.forward,
@@ -250,7 +283,10 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
 
 def _reduction(name: str, spec: Any) -> Reduction:
     if isinstance(spec, Mapping) and list(spec) == ["constant"]:
-        return Reduction("constant", float(spec["constant"]))
+        length = spec["constant"]
+        if not isinstance(length, (int, float)) or isinstance(length, bool):
+            raise UserError(f"objective '{name}': reduction constant needs a length in tokens, found {length!r}")
+        return Reduction("constant", float(length))
     if spec in ("tokens", "sequences", "groups"):
         return Reduction(spec)
     raise UserError(
@@ -260,7 +296,12 @@ def _reduction(name: str, spec: Any) -> Reduction:
 
 def _origins(name: str, given: Any) -> frozenset[Origin]:
     known = {origin.name.lower(): origin for origin in Origin}
-    for item in given if isinstance(given, list) else [given]:
+    items = [str(item) for item in given] if isinstance(given, list) else [str(given)]
+    if not items:
+        raise UserError(
+            f"objective '{name}': 'origins' is an empty list; leave it out to count targets of every origin"
+        )
+    for item in items:
         if item not in known:
-            raise UserError(f"objective '{name}': unknown origin '{item}': {nearest(str(item), known)}")
-    return frozenset(known[item] for item in (given if isinstance(given, list) else [given]))
+            raise UserError(f"objective '{name}': unknown origin '{item}': {nearest(item, known)}")
+    return frozenset(known[item] for item in items)

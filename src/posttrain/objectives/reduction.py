@@ -37,7 +37,8 @@ class Reduction:
     - `groups`: the same over groups (the rollouts of one prompt).
     - `constant`: Σ m ℓ / (`length` · number of sequences), whatever their lengths (Dr.GRPO).
 
-    A loss of one value a sequence (or group) is averaged over the sequences (groups) that have any measure.
+    A loss of one value a sequence is reduced as if each sequence that has any measure were one token of measure 1. A
+    loss of one value a group is averaged over the groups that have any measure (`constant`: and divided by `length`).
     """
 
     kind: Literal["tokens", "sequences", "groups", "constant"] = "tokens"
@@ -46,6 +47,13 @@ class Reduction:
     def __post_init__(self) -> None:
         if (self.kind == "constant") != (self.length is not None):
             raise UserError(f"reduction '{self.kind}': 'length' belongs to reduction 'constant', and only to it")
+        if self.length is not None and not 0 < self.length < float("inf"):
+            raise UserError(f"reduction 'constant': the length must be a positive number, found {self.length}")
+
+    def check_level(self, level: Level) -> None:
+        """Raises `UserError` where this reduction has no meaning for losses of a level."""
+        if self.kind == "tokens" and level != "token":
+            raise UserError(f"reduction 'tokens' has no meaning for a loss with one value a {level}; use 'sequences'")
 
     def coefficients(
         self, sequences: List[Sequence], measures: List[Measure], level: Level = "token", gather: Gather = alone
@@ -55,9 +63,13 @@ class Reduction:
         `sequences` and `measures` are this rank's share of the step; denominators are counted over all ranks. The
         groups of a loss over groups must not be cut between ranks.
         """
+        self.check_level(level)
         sums = [float(measure.sum()) for measure in measures]
-        if level != "token":
-            return self._of_wholes(sequences, sums, level, gather)
+        if level == "group":
+            return self._of_groups(sequences, sums, gather)
+        if level == "sequence":
+            sums = [float(value > 0) for value in sums]
+            measures = [np.array([value]) for value in sums]
         if self.kind == "tokens":
             total = float(sum(gather(sum(sums))))
             return [measure / total if total else measure for measure in measures]
@@ -74,14 +86,9 @@ class Reduction:
             count += sum(gather(sum(s > 0 for q, s in zip(sequences, sums, strict=True) if not q.group)))
         return [m / (value * count) if value else m for m, value in zip(measures, own, strict=True)]
 
-    def _of_wholes(self, sequences: List[Sequence], sums: list[float], level: Level, gather: Gather) -> list[Measure]:
-        if self.kind == "tokens":
-            raise UserError(f"reduction 'tokens' has no meaning for a loss with one value a {level}; use 'sequences'")
+    def _of_groups(self, sequences: List[Sequence], sums: list[float], gather: Gather) -> list[Measure]:
         keys = [sequence.group or f"\0{row}" for row, sequence in enumerate(sequences)]
-        if level == "group":
-            count = sum(gather(len({key for key, value in zip(keys, sums, strict=True) if value > 0})))
-        else:
-            count = sum(gather(sum(value > 0 for value in sums)))
+        count = sum(gather(len({key for key, value in zip(keys, sums, strict=True) if value > 0})))
         scale = 1 / ((self.length or 1) * count) if count else 0.0
         return [np.array([scale if value > 0 else 0.0]) for value in sums]
 

@@ -4,12 +4,13 @@ No `[N, V]` tensor exists: a chunk's logits are computed, reduced to `[n]`-sized
 for the backward pass. Softmax and everything after it is float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -66,17 +67,28 @@ def token_scores(
     if head.is_plain and not (graph and any(need.differentiable for need in needs)):
         observe = _Observer(batch, needs, reference)
         linear = head.projection
+        if torch.is_autocast_enabled(hidden.device.type):  # the backward pass runs outside autocast: settle it here
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         logprobs = _plain_logprobs(hidden, linear.weight, linear.bias, batch.tokens, size, observe)
         return TokenScores(logprobs, observe.results())
     parts: list[dict[str, Tensor]] = []
-    for start in range(0, len(hidden), size):
-        at = slice(start, min(start + size, len(hidden)))
+    for at in _slices(len(hidden), size):
 
         def scores(states: Tensor, at: slice = at) -> dict[str, Tensor]:
             return _chunk_scores(_chunk(head.logits(states), batch, at, needs, reference), needs)
 
         parts.append(checkpoint(scores, hidden[at], use_reentrant=False) if graph else scores(hidden[at]))
-    return _joined(parts, needs, hidden)
+    joined = _joined(parts)
+    return TokenScores(joined.pop("logprobs"), joined)
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices; one empty slice of nothing, so that no tokens give results of the right shapes too."""
+    return (slice(start, min(start + size, count)) for start in range(0, max(1, count), size))
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _chunk(
@@ -102,14 +114,6 @@ def _need_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:
     return results
 
 
-def _joined(parts: list[dict[str, Tensor]], needs: tuple[Need, ...], hidden: Tensor) -> TokenScores:
-    if not parts:
-        empty = hidden.sum(-1).float()
-        return TokenScores(empty, {need.name: empty for need in needs})
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return TokenScores(joined.pop("logprobs"), joined)
-
-
 class _Observer:
     """Needs without a graph, read off the chunks while the log-probs are computed."""
 
@@ -123,7 +127,7 @@ class _Observer:
             self.parts.append({need.name: need.function(chunk) for need in self.needs})
 
     def results(self) -> dict[str, Tensor]:
-        return {name: torch.cat([part[name] for part in self.parts]) for name in (self.parts[0] if self.parts else ())}
+        return _joined(self.parts) if self.parts else {}
 
 
 class _PlainLogprobs(torch.autograd.Function):
@@ -136,11 +140,10 @@ class _PlainLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, size: int, observe: _Observer
     ) -> Tensor:
-        matrix = weight.to(hidden.dtype)
+        matrix, offset = weight.to(hidden.dtype), bias.to(hidden.dtype) if bias is not None else None
         logprobs, partitions = (torch.empty(len(hidden), device=hidden.device) for _ in range(2))
-        for start in range(0, len(hidden), size):
-            at = slice(start, min(start + size, len(hidden)))
-            logits = F.linear(hidden[at], matrix, bias).float()
+        for at in _slices(len(hidden), size):
+            logits = F.linear(hidden[at], matrix, offset).float()
             partitions[at] = torch.logsumexp(logits, -1)
             logprobs[at] = logits.gather(-1, tokens[at, None]).squeeze(-1) - partitions[at]
             observe(logits, at)
@@ -149,16 +152,16 @@ class _PlainLogprobs(torch.autograd.Function):
         return logprobs
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, tokens, partitions = ctx.saved_tensors
         gradient = gradients[0]
-        matrix = weight.to(hidden.dtype)
+        matrix, offset = weight.to(hidden.dtype), bias.to(hidden.dtype) if bias is not None else None
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
-        for start in range(0, len(hidden), ctx.size):
-            at = slice(start, min(start + ctx.size, len(hidden)))
-            to_logits = F.linear(hidden[at], matrix, bias).float()
+        for at in _slices(len(hidden), ctx.size):
+            to_logits = F.linear(hidden[at], matrix, offset).float()
             to_logits.sub_(partitions[at, None]).exp_().mul_(-gradient[at, None])
             to_logits.scatter_add_(-1, tokens[at, None], gradient[at, None])
             cast = to_logits.to(hidden.dtype)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.errors import UserError
@@ -29,67 +30,106 @@ class ModelOptions:
     seed: int = 0
 
 
-def model_path(name: str) -> str:
+def model_path(name: str, *, with_weights: bool = True) -> str:
     """The folder of a shipped model ("tiny"), the folder that `name` is, or `name` itself as a hub name.
 
-    Raises `UserError` for a folder that is not a model, and for a name that is neither a folder nor `owner/name`.
+    Raises `UserError` for a folder that is not a model (or, `with_weights`, has none), and for a name that is neither a
+    folder nor `owner/name`.
     """
     shipped = Path(str(files("posttrain"))) / "assets" / name
     folder = shipped if "/" not in name and (shipped / "config.json").is_file() else Path(name).expanduser()
     if folder.is_dir():
-        _check_folder(folder)
+        _check_folder(folder, with_weights)
         return str(folder)
     parts = name.split("/")
-    if len(parts) == 2 and all(parts) and not name.startswith((".", "~")):
+    is_local = name.startswith((".", "~")) or Path(parts[0]).is_dir()  # "runs/typo" is no name to ask the hub for
+    if len(parts) == 2 and all(parts) and not is_local:
         return name
     raise UserError(f"model '{name}': no such folder; give a model folder, a hub name 'owner/name', or 'tiny'")
 
 
-def _check_folder(folder: Path) -> None:
-    is_adapter = (folder / "adapter_config.json").is_file()
-    if not is_adapter and not (folder / "config.json").is_file():
+def _check_folder(folder: Path, with_weights: bool) -> None:
+    if not _is_adapter(folder) and not (folder / "config.json").is_file():
         raise UserError(f"model folder '{folder}' has no config.json; it needs what save_pretrained writes")
     patterns = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "adapter_model.bin")
-    if not any(any(folder.glob(pattern)) for pattern in patterns):
+    if with_weights and not any(any(folder.glob(pattern)) for pattern in patterns):
         raise UserError(f"model folder '{folder}' has no weights (*.safetensors or pytorch_model*.bin)")
 
 
+def _is_adapter(path: str | Path) -> bool:
+    return (Path(path) / "adapter_config.json").is_file()
+
+
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model; a missing pad token becomes a token that is not an end-of-turn token where possible."""
-    path = model_path(name)
+    """The tokenizer of a model; a missing pad token becomes the unknown token, else the end-of-turn token."""
+    path = model_path(name, with_weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"model '{name}': its tokenizer cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"model '{name}': its tokenizer cannot be loaded: {_shortened(error)}") from error
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
 
 def load_model(name: str, options: ModelOptions, device: torch.device | None = None) -> nn.Module:
-    """The causal language model of a folder or hub name, in eval mode. A PEFT adapter folder is loaded on its base."""
-    path = model_path(name)
-    dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
+    """The causal language model of a folder or hub name, in eval mode. A PEFT adapter folder is loaded on its base, to
+    be trained on.
+
+    Raises `UserError` when it cannot be loaded, or when its files lack some of its weights.
+    """
+    is_random = options.weights == "random"
+    path = model_path(name, with_weights=not is_random)
+    if _is_adapter(path) and not is_random:
+        return _load_adapter(name, path, options, device)
+    load = _random_model if is_random else _pretrained_model
     try:
-        if options.weights == "random":
-            config = AutoConfig.from_pretrained(path)
-            with torch.random.fork_rng():
-                torch.manual_seed(options.seed)
-                model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=options.attention)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=options.attention)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"model '{name}' cannot be loaded: {_first_line(error)}") from error
+        model = load(path, options)
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"model '{name}' cannot be loaded: {_shortened(error)}") from error
     if device is not None:
         model.to(device)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.eval()
-    return model  # type: ignore[no-any-return]
+    return model.eval()  # type: ignore[no-any-return]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _settings(options: ModelOptions) -> dict[str, Any]:
+    dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
+    return {"dtype": dtype, "attn_implementation": options.attention}
+
+
+def _random_model(path: str, options: ModelOptions) -> Any:
+    config = AutoConfig.from_pretrained(path)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        return AutoModelForCausalLM.from_config(config, **_settings(options))
+
+
+def _pretrained_model(path: str, options: ModelOptions) -> Any:
+    model, found = AutoModelForCausalLM.from_pretrained(
+        path, **_settings(options), output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    bad = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    if bad:  # transformers would make them up at random, with no more than a warning
+        raise ValueError(f"{len(bad)} weights are missing or not of the size that config.json says, such as '{bad[0]}'")
+    return model
+
+
+def _load_adapter(name: str, path: str, options: ModelOptions, device: torch.device | None) -> nn.Module:
+    from peft import PeftConfig, PeftModel  # takes seconds to import
+
+    try:
+        base = load_model(str(PeftConfig.from_pretrained(path).base_model_name_or_path), options, device)
+        model: nn.Module = PeftModel.from_pretrained(base, path, is_trainable=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError, UserError) as error:
+        raise UserError(f"adapter '{name}' cannot be loaded: {_shortened(error)}") from error
+    return model.eval()
+
+
+def _shortened(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:299] + "…"
 
 
 def bare_model(model: Any) -> Any:
@@ -124,8 +164,7 @@ def find_head(model: Any) -> Head:
 def _check_head(model: Any, inner: Any, head: Head) -> None:
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    tokens = torch.arange(8, device=device)[None] % inner.config.get_text_config().vocab_size
+    tokens = probe_tokens(model)
     expected = model(input_ids=tokens, use_cache=False).logits.float()
     found = head.logits(inner.base_model(input_ids=tokens, use_cache=False).last_hidden_state)
     model.train(was_training)
@@ -135,3 +174,9 @@ def _check_head(model: Any, inner: Any, head: Head) -> None:
             f"{type(inner).__name__} transforms its logits in a way that posttrain does not know; "
             "its per-token scores would be wrong, so it is refused"
         )
+
+
+def probe_tokens(model: Any) -> Tensor:
+    """`[1, 8]` tokens to look at what a model gives."""
+    vocabulary = int(bare_model(model).config.get_text_config().vocab_size)
+    return torch.arange(8, device=next(model.parameters()).device)[None] % vocabulary

@@ -15,7 +15,15 @@ from posttrain.data.batch import Batch, Layout, Rows
 from posttrain.data.scores import Need, TokenScores
 from posttrain.errors import UserError
 from posttrain.policy.head import Head, token_scores
-from posttrain.policy.loading import ModelOptions, bare_model, context_length, find_head, load_model, load_tokenizer
+from posttrain.policy.loading import (
+    ModelOptions,
+    bare_model,
+    context_length,
+    find_head,
+    load_model,
+    load_tokenizer,
+    probe_tokens,
+)
 
 
 class Scorer(nn.Module):
@@ -69,7 +77,9 @@ class Policy:
     def load(cls, name: str, options: ModelOptions | None = None, device: torch.device | None = None) -> "Policy":
         """The model and tokenizer of a folder, a hub name or a shipped model."""
         options = options or ModelOptions()
-        model = load_model(name, options, device)
+        model: Any = load_model(name, options, device)
+        if hasattr(model, "merge_and_unload"):  # an adapter that was trained before: further stages start from its sum
+            model = model.merge_and_unload()
         packs = options.attention.startswith("flash") or options.attention == "flex_attention"
         policy = cls(
             model,
@@ -94,12 +104,12 @@ class Policy:
     def scores(self, batch: Batch, needs: tuple[Need, ...] = (), embeddings: Tensor | None = None) -> TokenScores:
         """Scores of the batch's target tokens, with graph where gradients are enabled.
 
-        `reference_logprobs` come from the batch's column of that name where it has one (cached), otherwise from
-        `self.reference`. `embeddings[R, L, d]` replace the token embeddings of the batch's rows.
+        `reference_logprobs` (and any other quantity of the reference that carries no gradient) come from the batch's
+        column of that name where it has one (cached), otherwise from `self.reference`. `embeddings[R, L, d]` replace
+        the token embeddings of the batch's rows.
         """
-        cached = {
-            need.name: batch.columns[need.name] for need in needs if need.reference and need.name in batch.columns
-        }
+        fixed = [need.name for need in needs if need.reference and not need.differentiable]
+        cached = {name: batch.columns[name] for name in fixed if name in batch.columns}
         asked = tuple(need for need in needs if need.name not in cached)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             scores: TokenScores = self.scorer(batch, asked, self.reference, embeddings)
@@ -114,10 +124,8 @@ class Policy:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
     def keep_reference(self) -> None:
-        """Compare with the model as it is now: adapters off where there are adapters, else a frozen copy."""
-        self.reference = (
-            Reference.adapters_off(self) if hasattr(self.model, "disable_adapter") else Reference.copy(self)
-        )
+        """Compare with the model as it is now: adapters off where they change nothing yet, else a frozen copy."""
+        self.reference = Reference.adapters_off(self) if _adapters_change_nothing(self.model) else Reference.copy(self)
 
     def save(self, folder: Path, *, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a plain `save_pretrained` folder, whole or not at all. An existing one is replaced.
@@ -129,9 +137,13 @@ class Policy:
         try:
             self.model.save_pretrained(partial, **({"state_dict": state_dict} if state_dict is not None else {}))
             self.tokenizer.save_pretrained(partial)
-        except OSError as error:
+        except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(f"cannot write the model to '{folder}': {error.strerror or error}") from error
+            if isinstance(error, OSError) or "os error" in str(
+                error
+            ):  # safetensors and tokenizers have their own types
+                raise UserError(f"cannot write the model to '{folder}': {error}") from error
+            raise
         if folder.exists():
             shutil.rmtree(folder)
         partial.replace(folder)
@@ -160,31 +172,51 @@ class Reference:
     @classmethod
     def adapters_off(cls, policy: Policy) -> "Reference":
         """The base under the policy's adapters: no second copy of the weights."""
-
-        @contextmanager
-        def off() -> Iterator[None]:
-            was_training = policy.model.training
-            policy.model.eval()
-            try:
-                with policy.model.disable_adapter():
-                    yield
-            finally:
-                policy.model.train(was_training)
-
-        return cls(policy.model, policy.head, off)
+        return cls(policy.model, policy.head, lambda: _adapters_off(policy.model))
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> Callable[[slice], Tensor]:
         """Logits `[n, V]` at some of the batch's target tokens; the body runs once, the head once a chunk."""
         with self._switch():
             hidden = states_at_targets(self.model, batch)
+        # Switching walks over every module: a head without an adapter needs none.
+        switch = _as_is if type(self.head.projection) is nn.Linear else self._switch
 
         def chunk(at: slice) -> Tensor:
-            with torch.no_grad(), self._switch():
+            with torch.no_grad(), switch():
                 return self.head.logits(hidden[at])
 
         return chunk
 
 
+@contextmanager
+def _adapters_off(model: Any) -> Iterator[None]:
+    was_training = model.training
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        model.train(was_training)
+        for parameter, requires_grad in trained:  # PEFT makes all adapter weights trainable when it turns them on
+            parameter.requires_grad_(requires_grad)
+
+
 def _as_is() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
+
+
+@torch.no_grad()
+def _adapters_change_nothing(model: Any) -> bool:
+    """True for adapters just made; False once trained, for initialisations that change the base, and without any."""
+    if not hasattr(model, "disable_adapter"):
+        return False
+    was_training = model.training
+    model.eval()
+    tokens = probe_tokens(model)
+    with_adapters = model(input_ids=tokens, use_cache=False).logits
+    with _adapters_off(model):
+        without = model(input_ids=tokens, use_cache=False).logits
+    model.train(was_training)
+    return torch.equal(with_adapters, without)

@@ -48,12 +48,25 @@ class Context:
             return self.recipe.model.model_copy(
                 update={"path": str(self.folder / "models" / name), "weights": "pretrained"}
             )
-        known = ["base", *self.recipe.models, *(n for n, s in self.recipe.stages.items() if s.kind in ("train", "merge"))]
-        raise UserError(f"model '{name}' is neither 'base', nor in models, nor a train or merge stage: {nearest(name, known)}")
+        known = [
+            "base",
+            *self.recipe.models,
+            *(n for n, s in self.recipe.stages.items() if s.kind in ("train", "merge")),
+        ]
+        raise UserError(
+            f"model '{name}' is neither 'base', nor in models, nor a train or merge stage: {nearest(name, known)}"
+        )
 
-    def is_written_later(self, name: str) -> bool:
-        """Does a stage of this recipe write that model or data set?"""
-        return name in self.recipe.stages
+    def origin(self, name: str) -> Model:
+        """The model that `name` goes back to: there, with its tokenizer and shape, before any stage has run."""
+        stage = self.recipe.stages.get(name)
+        while stage is not None and name != "base" and name not in self.recipe.models:
+            self.model(name)
+            name = stage.init_from if stage.kind == "train" else stage.models[0]  # type: ignore[union-attr]
+            stage = self.recipe.stages.get(name)
+        model = self.model(name)
+        model_path(model.path, with_weights=model.weights == "pretrained")
+        return model
 
     # Data
 
@@ -65,7 +78,9 @@ class Context:
         if stage is not None and stage.kind in ("generate", "curate"):
             return Data(stage=name)
         known = [*self.recipe.data, *(n for n, s in self.recipe.stages.items() if s.kind in ("generate", "curate"))]
-        raise UserError(f"data '{name}' is neither in data nor written by a generate or curate stage: {nearest(name, known)}")
+        raise UserError(
+            f"data '{name}' is neither in data nor written by a generate or curate stage: {nearest(name, known)}"
+        )
 
     def samples(self, data: Data) -> Iterable[Sample]:
         """The samples of a data set, in its order."""
@@ -77,9 +92,7 @@ class Context:
         if data.stage is not None:
             path = self.folder / "data" / f"{data.stage}.jsonl"
             return read_samples(str(path), shape="sample", limit=data.count)
-        return read_samples(
-            str(data.path), shape=data.shape, split=data.split, columns=data.columns, limit=data.count
-        )
+        return read_samples(str(data.path), shape=data.shape, split=data.split, columns=data.columns, limit=data.count)
 
     def verify(self, sample: Sample, answer: str) -> Score:
         """Score an answer by the sample's task, or for a file's questions as its `verify` says."""
@@ -116,7 +129,7 @@ class Context:
         if name in self.recipe.stages:
             return self.stage_fingerprint(name)
         model = self.model(name)
-        folder = Path(model_path(model.path))
+        folder = Path(model_path(model.path, with_weights=model.weights == "pretrained"))
         content = [model.model_dump(exclude={"path"}), _folder_fingerprint(folder) if folder.is_dir() else model.path]
         return digest(content)
 

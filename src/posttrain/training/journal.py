@@ -12,10 +12,10 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 class Journal:
-    """Append-only JSON lines of a run directory, flushed line by line.
+    """Append-only JSON lines of a run directory.
 
-    `position()` and `rewind()` make resuming exact: what was written after the checkpoint that a run goes on from is cut
-    off, because it will be written again.
+    `position()` and `rewind()` make resuming exact: what was written after the checkpoint that a run goes on from is
+    cut off, because it will be written again.
     """
 
     def __init__(self, folder: Path, *, active: bool = True, trackers: Iterable[str] = ()) -> None:
@@ -70,7 +70,7 @@ class _TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer: Any = SummaryWriter(folder / "tensorboard")  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(folder / "tensorboard")
 
     def log(self, row: Mapping[str, Any]) -> None:
         for name, value in _numbers(row).items():

@@ -1,0 +1,72 @@
+"""Drawing answers to a data set's questions and scoring them: evaluation, self-generated data, watching a training."""
+
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+from posttrain.data import Sample
+from posttrain.errors import UserError
+from posttrain.evaluation import Answer, EvaluationResult, evaluate
+from posttrain.generation import Sampling
+from posttrain.generation.local import LocalEngine
+from posttrain.policy import Policy
+from posttrain.recipe import Decoding
+from posttrain.stages.context import Context
+from posttrain.stages.encoded import prompts_of
+
+
+def sampling_of(decoding: Decoding, seed: int) -> Sampling:
+    """The sampling rules of a stage."""
+    return Sampling(
+        max_new_tokens=decoding.max_new_tokens,
+        temperature=decoding.temperature,
+        top_k=decoding.top_k,
+        top_p=decoding.top_p,
+        min_p=decoding.min_p,
+        stop=tuple(decoding.stop),
+        seed=seed,
+    )
+
+
+def questions(context: Context, name: str, count: int | None = None) -> list[Sample]:
+    """The samples of a data set. Raises `UserError` when there are none, or when one has no answer to score against."""
+    samples = list(islice(context.samples(context.data(name)), count))
+    if not samples:
+        raise UserError(f"data '{name}' is empty: at least one problem is needed")
+    missing = [sample for sample in samples if sample.answer is None]
+    if missing:
+        raise UserError(
+            f"data '{name}': {len(missing)} of {len(samples)} samples have no 'answer' to score against (the first: "
+            f"sample {missing[0].id}); GSM8K's form 'question'/'answer' with '#### 42' gives one, or a field 'answer'"
+        )
+    return samples
+
+
+def ask(
+    context: Context,
+    policy: Policy,
+    samples: list[Sample],
+    decoding: Decoding,
+    template: str,
+    name: str,
+    *,
+    step: int | None = None,
+    seed: int = 0,
+    record: Callable[[Answer], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> EvaluationResult:
+    """Draw `decoding.n` answers to every sample with the policy as it is, score and summarise them."""
+    tokenizer: Any = policy.tokenizer
+    prompts = prompts_of(samples, tokenizer, template, decoding.max_new_tokens, policy.context_length)
+    engine = LocalEngine(policy.model, tokenizer, slots=decoding.slots, progress=progress)
+    return evaluate(
+        engine,
+        samples,
+        context.verify,
+        render_prompt=lambda sample: prompts[sample.id],
+        n=decoding.n,
+        sampling=sampling_of(decoding, seed),
+        name=name,
+        step=step,
+        record=record,
+    )

@@ -1,0 +1,67 @@
+"""Data sets as tokens, for the stages that score or train them."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.data import Sample
+from posttrain.data.encoding import encode
+from posttrain.data.rendering import Rendering, render_prompt
+from posttrain.data.token_store import EncodedDataset
+from posttrain.errors import UserError
+from posttrain.policy.loading import context_length
+from posttrain.recipe import Train
+from posttrain.stages.context import Context
+
+
+def rendering_of(stage: Train, model: Any) -> Rendering:
+    """How a train stage turns samples into tokens. Raises `UserError` when it asks for more than the model can read."""
+    context = context_length(model)
+    if stage.max_length is not None and stage.max_length > context:
+        raise UserError(f"max_length is {stage.max_length}, but the model reads at most {context} tokens")
+    length = stage.max_length or min(context, 2**20)
+    return Rendering(length, template=stage.template, loss_on=stage.loss_on, overlong=stage.overlong)
+
+
+def encoded(context: Context, name: str, tokenizer: Any, rendering: Rendering) -> EncodedDataset:
+    """The data set `name` as tokens, from the cache beside the run folders where it was made before."""
+    data = context.data(name)
+    cache = Path(context.folder).parent / ".cache"
+    with context.terminal.bar(f"tokenising {name}", data.count, "rows") as bar:
+        seen = 0
+
+        def progress(rows: int) -> None:
+            nonlocal seen
+            bar.advance(rows - seen)
+            seen = rows
+
+        return encode(
+            context.samples(data),
+            tokenizer,
+            rendering,
+            cache,
+            content=context.data_fingerprint(data),
+            max_refused=data.max_refused,
+            progress=progress,
+        )
+
+
+def prompts_of(
+    samples: list[Sample], tokenizer: Any, template: str, room: int, limit: int
+) -> dict[str, npt.NDArray[np.int32]]:
+    """Tokens of every sample's prompt by sample id.
+
+    Raises `UserError` that names the longest prompt when it leaves no room for `room` new tokens within `limit`.
+    """
+    render = partial(render_prompt, tokenizer=tokenizer, rendering=Rendering(limit, template=template))  # type: ignore[arg-type]
+    prompts = {sample.id: render(sample) for sample in samples}
+    longest = max(prompts, key=lambda key: len(prompts[key]))
+    if len(prompts[longest]) + room > limit:
+        raise UserError(
+            f"the prompt of sample {longest} has {len(prompts[longest])} tokens; with max_new_tokens={room} that is "
+            f"more than the {limit} tokens that the model can read: lower max_new_tokens or leave such prompts out"
+        )
+    return prompts

@@ -1,0 +1,87 @@
+"""The evaluate stage: answers, scores, intervals."""
+
+import json
+import time
+from itertools import islice
+from typing import Any
+
+from posttrain.evaluation import Answer
+from posttrain.policy import load_tokenizer
+from posttrain.recipe import Evaluate
+from posttrain.stages.asking import ask, questions
+from posttrain.stages.context import Context
+from posttrain.stages.encoded import prompts_of
+from posttrain.stages.plan import Plan
+from posttrain.stages.train import load_policy
+
+
+def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
+    """Check model and data; render every prompt and see that an answer fits behind it."""
+    origin = context.origin(stage.model)
+    tokenizer = load_tokenizer(origin.path)
+    if context.data(stage.data).stage is not None:
+        return Plan({"answers_each": stage.n})
+    samples = questions(context, stage.data)
+    limit = min(int(getattr(tokenizer, "model_max_length", 2**30)), 2**30)
+    prompts = prompts_of(list(islice(samples, 1000)), tokenizer, stage.template, stage.max_new_tokens, limit)
+    longest = max(len(prompt) for prompt in prompts.values())
+    return Plan({"problems": len(samples), "answers": len(samples) * stage.n, "longest_prompt": longest})
+
+
+def run_evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
+    """Draw and score answers; writes `results/<stage>.json` and `samples/<stage>.jsonl`."""
+    summary: dict[str, Any] = {}
+    if context.ranks.is_main:
+        summary = _evaluate(context, name, stage)
+    return dict(context.ranks.gather(summary)[0])
+
+
+def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
+    policy = load_policy(context, stage.model)
+    samples = questions(context, stage.data)
+    rows: list[dict[str, Any]] = []
+
+    def record(answer: Answer) -> None:
+        rows.append(answer.to_json())
+
+    started = time.perf_counter()
+    expected = len(samples) * stage.n * stage.max_new_tokens
+    with context.terminal.bar(f"evaluating {name}", expected, "tokens at most") as bar:
+        result = ask(
+            context,
+            policy,
+            samples,
+            stage,
+            stage.template,
+            name,
+            seed=context.recipe.seed,
+            record=record,
+            progress=bar.advance,
+        )
+    seconds = time.perf_counter() - started
+    (context.folder / "samples").mkdir(parents=True, exist_ok=True)
+    (context.folder / "samples" / f"{name}.jsonl").unlink(missing_ok=True)
+    context.journal.answers(name, rows)
+    tokens = sum(int(row["tokens"]) for row in rows)
+    content = {
+        "stage": name,
+        "model": stage.model,
+        "data": stage.data,
+        "metrics": result.metrics,
+        "problems": {problem.sample_id: problem.right / problem.draws for problem in result.problems},
+        "seconds": seconds,
+        "tokens": tokens,
+        "result": result.to_json(),
+    }
+    write_atomically(context, f"results/{name}.json", json.dumps(content, ensure_ascii=False))
+    kept = {key: value for key, value in result.metrics.items() if isinstance(value, int | float)}
+    return {**kept, "seconds": round(seconds, 3), "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)}
+
+
+def write_atomically(context: Context, name: str, text: str) -> None:
+    """Write a file of the run folder, whole or not at all."""
+    path = context.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

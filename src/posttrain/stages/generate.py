@@ -1,0 +1,78 @@
+"""The generate stage: a model's own answers as a data set."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from posttrain.data import Sample, assistant
+from posttrain.errors import UserError
+from posttrain.evaluation import Answer
+from posttrain.policy import load_tokenizer
+from posttrain.recipe import Generate
+from posttrain.stages.asking import ask, questions
+from posttrain.stages.context import Context
+from posttrain.stages.evaluate import write_atomically
+from posttrain.stages.plan import Plan
+from posttrain.stages.train import load_policy
+
+
+def plan_generate(context: Context, name: str, stage: Generate) -> Plan:
+    """Check model and data."""
+    load_tokenizer(context.origin(stage.model).path)
+    if context.data(stage.data).stage is not None:
+        return Plan({"answers_each": stage.n})
+    problems = len(questions(context, stage.data))
+    return Plan({"problems": problems, "answers": problems * stage.n})
+
+
+def run_generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
+    """Draw and score answers, and write those that are kept to `data/<stage>.jsonl`: one row an answer.
+
+    Identical answers to one question are kept once. Raises `UserError` when nothing is kept.
+    """
+    summary: dict[str, Any] = {}
+    if context.ranks.is_main:
+        summary = _generate(context, name, stage)
+    return dict(context.ranks.gather(summary)[0])
+
+
+def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
+    policy = load_policy(context, stage.model)
+    samples = {sample.id: sample for sample in questions(context, stage.data)}
+    answers: list[Answer] = []
+    with context.terminal.bar(f"generating {name}", len(samples) * stage.n * stage.max_new_tokens, "tokens") as bar:
+        ask(
+            context,
+            policy,
+            list(samples.values()),
+            stage,
+            stage.template,
+            name,
+            seed=context.recipe.seed,
+            record=answers.append,
+            progress=bar.advance,
+        )
+    context.journal.answers(name, (answer.to_json() for answer in answers))
+    kept = {(a.sample_id, a.text): a for a in answers if _is_kept(a, stage.keep)}
+    if not kept:
+        raise UserError(
+            f"stage '{name}' kept none of {len(answers)} answers (keep: {stage.keep}); draw more (n), or keep 'all'"
+        )
+    rows = [_labelled(samples[answer.sample_id], answer, name).to_json() for answer in kept.values()]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(context, f"data/{name}.jsonl", text)
+    right = sum(answer.value == 1 for answer in answers)
+    covered = len({answer.sample_id for answer in kept.values()})
+    return {"answers": len(answers), "right": right, "kept": len(kept), "problems": len(samples), "covered": covered}
+
+
+def _is_kept(answer: Answer, keep: str) -> bool:
+    """An answer that ran out of tokens is no demonstration of anything, and one without a score is neither."""
+    if answer.finish_reason != "stop" or answer.value is None:
+        return False
+    return keep == "all" or (answer.value >= 1) == (keep == "right")
+
+
+def _labelled(sample: Sample, answer: Answer, stage: str) -> Sample:
+    meta = {**sample.meta, "stage": stage, "value": answer.value, "draw": answer.draw, "source_id": sample.id}
+    return replace(sample, response=(assistant(answer.text),), meta=meta)

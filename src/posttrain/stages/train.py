@@ -1,0 +1,243 @@
+"""The train stage: a model, a data set and an objective become a better model."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from posttrain.adaptation import adapters
+from posttrain.data.token_store import EncodedDataset
+from posttrain.errors import UserError
+from posttrain.objectives import Objective, build_objective
+from posttrain.policy import ModelOptions, Policy, Reference, load_tokenizer, model_path
+from posttrain.policy.loading import context_length
+from posttrain.recipe import Model, Train
+from posttrain.sources import Demonstrations
+from posttrain.stages.context import Context
+from posttrain.stages.encoded import encoded, rendering_of
+from posttrain.stages.plan import Plan
+from posttrain.stages.round_trip import check_saved
+from posttrain.stages.watching import Watcher
+from posttrain.training.checkpoints import CheckpointStore
+from posttrain.training.loop import EarlyStopping, Loop, LoopSettings, Progress, train
+from posttrain.training.optimisers import build_optimiser
+from posttrain.training.schedules import learning_rate_factor
+
+
+def plan_train(context: Context, name: str, stage: Train) -> Plan:
+    """Check everything that a train stage will need, and count what it will do. Tokenises (and caches) its data."""
+    objective = build_objective(stage.objective)
+    if stage.adapter is not None:
+        adapters.options(stage.adapter)
+    if stage.reference is not None:
+        context.model(stage.reference)
+    build_optimiser([("check", torch.nn.Parameter(torch.zeros(1)))], stage.optimizer, lr=stage.lr)
+    if stage.watch is not None:
+        context.data(stage.watch.data)
+    origin = context.origin(stage.init_from)
+    tokenizer, shape = load_tokenizer(origin.path), _Shape.of(origin)
+    numbers: dict[str, int | float | str] = {"parameters": shape.parameters}
+    data = context.data(stage.data)
+    if data.stage is not None:
+        notes = (f"the data come from stage '{data.stage}': steps and tokens are known once it has run",)
+        return Plan(numbers | {"memory": _memory(stage, origin, shape, objective)}, notes)
+    dataset = encoded(context, stage.data, tokenizer, rendering_of(stage, shape.model))
+    source = _source(context, stage, dataset)
+    steps = stage.steps or source.steps
+    report = dataset.report
+    numbers |= {
+        "rows": report.rows,
+        "samples": len(dataset),
+        "duplicates": report.duplicates,
+        "refused": sum(report.refused.values()),
+        "truncated": report.truncated,
+        "steps": steps,
+        "epochs": round(steps * stage.batch_size / len(dataset), 3),
+        "samples_per_step": stage.batch_size,
+        "tokens_per_step": round(report.tokens / len(dataset) * stage.batch_size),
+        "trained_tokens_per_step": round(report.trained_tokens / len(dataset) * stage.batch_size),
+        "trained_share": round(report.trained_tokens / report.tokens, 4),
+        "trained_tokens": round(steps * stage.batch_size * report.trained_tokens / len(dataset)),
+        "memory": _memory(stage, origin, shape, objective),
+    }
+    refused = tuple(f"{count} rows refused: {reason}" for reason, count in report.refused.items())
+    return Plan(numbers, (*refused, *report.notes))
+
+
+def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
+    """Train, save, and compare what was saved with what was trained. Returns the stage's summary."""
+    policy = load_policy(context, stage.init_from)
+    objective = build_objective(stage.objective)
+    if objective.needs_reference:
+        _set_reference(context, policy, stage)
+    if stage.adapter is not None:
+        policy = _adapted(policy, stage, context.recipe.seed)
+        if objective.needs_reference and stage.reference is None:
+            policy.keep_reference()
+    dataset = encoded(context, stage.data, policy.tokenizer, rendering_of(stage, policy.model))
+    source = _source(context, stage, dataset)
+    steps = stage.steps or source.steps
+    optimiser = build_optimiser(
+        policy.trainable_parameters(), stage.optimizer, lr=stage.lr, weight_decay=stage.weight_decay, betas=stage.betas
+    )
+    fingerprint = context.stage_fingerprint(name)
+    folder = context.folder / "checkpoints"
+    watcher = Watcher(context, name, stage, policy) if stage.watch else None
+    best = CheckpointStore(folder / f"{name}-best", fingerprint) if stage.early_stopping else None
+    checkpoints = CheckpointStore(folder / name, fingerprint)
+    with context.terminal.bar(f"training {name}", steps, "steps") as bar:
+        shown = 0
+
+        def show(step: int, row: dict[str, float]) -> None:
+            nonlocal shown
+            bar.advance(step - shown, f"loss {row['loss']:.4f}, {row['tokens_per_second']:,.0f} trained tokens/s")
+            shown = step
+
+        loop = Loop(
+            policy=policy,
+            source=source,
+            objective=objective,
+            optimiser=optimiser,
+            learning_rate=lambda step: stage.lr * _factor(stage, step, steps),
+            settings=_settings(context, name, stage, steps, len(dataset)),
+            journal=context.journal,
+            ranks=context.ranks,
+            checkpoints=checkpoints,
+            best=best,
+            evaluate=watcher,
+            should_stop=context.should_stop,
+            show=show,
+            faults=context.folder / "faults",
+        )
+        progress = train(loop)
+    summary = _summary(progress, dataset)
+    target = context.folder / "models" / name
+    if context.ranks.is_main:
+        policy.save(target)
+        summary |= check_saved(policy, target, dataset)
+        checkpoints.clear()
+    context.ranks.wait()
+    return summary
+
+
+def load_policy(context: Context, name: str) -> Policy:
+    """The policy of a model that the recipe names."""
+    model = context.model(name)
+    return Policy.load(model.path, model_options(model, context.recipe.seed), context.ranks.device)
+
+
+def model_options(model: Model, seed: int) -> ModelOptions:
+    """How the recipe wants a model held."""
+    return ModelOptions(
+        dtype=model.dtype,
+        attention=model.attention,
+        gradient_checkpointing=model.gradient_checkpointing,
+        compile=model.compile,
+        weights=model.weights,
+        seed=seed,
+    )
+
+
+def _set_reference(context: Context, policy: Policy, stage: Train) -> None:
+    if stage.reference is not None:
+        policy.reference = Reference.of(load_policy(context, stage.reference))
+    elif stage.adapter is None:
+        policy.keep_reference()
+
+
+def _adapted(policy: Policy, stage: Train, seed: int) -> Policy:
+    assert stage.adapter is not None
+    kind, options = adapters.options(stage.adapter)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = adapters[kind](policy.model, **options)
+    adapted = Policy(model, policy.tokenizer, layout=policy.layout, autocast=policy.autocast)
+    adapted.reference = policy.reference
+    return adapted
+
+
+def _source(context: Context, stage: Train, dataset: EncodedDataset) -> Demonstrations:
+    return Demonstrations(
+        dataset,
+        stage.batch_size,
+        context.recipe.seed,
+        epochs=stage.epochs if stage.steps is None else stage.steps * stage.batch_size / len(dataset),
+        rank=context.ranks.rank,
+        ranks=context.ranks.count,
+    )
+
+
+def _factor(stage: Train, step: int, steps: int) -> float:
+    return learning_rate_factor(step, steps, stage.schedule, warmup=stage.warmup, decay=stage.decay, floor=stage.floor)
+
+
+def _settings(context: Context, name: str, stage: Train, steps: int, samples: int) -> LoopSettings:
+    rule = stage.early_stopping
+    return LoopSettings(
+        stage=name,
+        steps=steps,
+        steps_per_epoch=samples / stage.batch_size,
+        token_budget=stage.micro_batch_tokens,
+        seed=context.recipe.seed,
+        gradient_clip=stage.gradient_clip,
+        log_every=stage.log_every,
+        checkpoint_every=stage.checkpoint_every,
+        evaluate_every=stage.watch.every if stage.watch else None,
+        early_stopping=EarlyStopping(rule.metric, rule.patience, rule.larger_is_better) if rule else None,
+    )
+
+
+def _summary(progress: Progress, dataset: EncodedDataset) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "steps": progress.step,
+        "loss": progress.last.get("loss"),
+        "trained_tokens": progress.tokens,
+        "samples": len(dataset),
+    }
+    if progress.best is not None:
+        summary["best_step"] = progress.best_step
+    return summary
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """An architecture without its weights."""
+
+    model: Any
+    parameters: int
+
+    @classmethod
+    def of(cls, model: Model) -> "_Shape":
+        config = AutoConfig.from_pretrained(_base_of_adapter(model_path(model.path, with_weights=False)))
+        with torch.device("meta"):
+            shell = AutoModelForCausalLM.from_config(config)
+        context_length(shell)
+        return cls(shell, sum(p.numel() for p in shell.parameters()))
+
+
+def _base_of_adapter(path: str) -> str:
+    if not (Path(path) / "adapter_config.json").is_file():
+        return path
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path
+    if not base:
+        raise UserError(f"adapter folder '{path}' does not say which base model it belongs to")
+    return str(base)
+
+
+def _memory(stage: Train, model: Model, shape: _Shape, objective: Objective) -> str:
+    """An estimate: weights, gradients, Adam's two moments, activations of a micro-batch, a copy as reference."""
+    width = 2 if model.dtype == "bfloat16" else 4
+    config = shape.model.config.get_text_config()
+    layers, hidden = getattr(config, "num_hidden_layers", 1), getattr(config, "hidden_size", 1)
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    weights = shape.parameters * width
+    moved = 0 if stage.adapter is not None else shape.parameters * (width + 8)
+    copy = weights if objective.needs_reference and stage.adapter is None else 0
+    per_token = layers * (12 * hidden + 4 * inner) if not model.gradient_checkpointing else (layers + 12) * hidden
+    activations = stage.micro_batch_tokens * per_token * (2 if model.dtype != "float32" else 4)
+    return f"{math.ceil((weights + moved + copy + activations) / 2**20):,} MiB"
