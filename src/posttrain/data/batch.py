@@ -40,7 +40,8 @@ class Batch:
     - `coefficients`: what each term's reduction gives each token `[N]`, sequence `[S]` or group `[G]`, already divided
       by the denominator of the whole optimiser step (see `objectives.reduction`).
     - `step` of `total_steps`, `epoch` (fractional): for losses with a schedule. `seed`: for losses that draw samples.
-    - `key[N]`: a number that names the token (its sample and position), so that draws do not depend on the batch.
+    - `key[N]`: a number that names the token (its sample, group, sequence of tokens and position), so that draws do not
+      depend on the batch, and differ between the rollouts of one prompt.
     """
 
     rows: Rows
@@ -134,7 +135,8 @@ def collate(sequences: List[Sequence], *, pad_id: int = 0, layout: Layout = "pad
 
 
 def _keys(sequence: Sequence, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    digest = hashlib.blake2b(f"{sequence.sample_id}/{sequence.group}".encode(), digest_size=8).digest()
+    content = f"{sequence.sample_id}/{sequence.group}/".encode() + sequence.tokens.tobytes()
+    digest = hashlib.blake2b(content, digest_size=8).digest()
     return np.int64(int.from_bytes(digest, "little") >> 20 << 19) + positions
 
 

@@ -150,7 +150,7 @@ class Objective:
                 values = np.array([row[key][0] for row in rows])
             tensor = torch.from_numpy(values.astype(np.float32)).to(batch.tokens.device)
             if term.level == "group":
-                tensor = torch.zeros(batch.groups, device=tensor.device).index_reduce(0, batch.group, tensor, "amax")
+                tensor = torch.zeros(batch.groups, device=tensor.device).scatter_reduce(0, batch.group, tensor, "amax")
             flat[key] = tensor
         return replace(batch, coefficients=flat)
 
