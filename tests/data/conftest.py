@@ -55,6 +55,12 @@ TEMPLATES = {
     + "{{ '<tool_call>' + (c['function'] | tojson) + '</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}"
     + _END
     + _PROMPT,
+    "calls_end_otherwise": _EACH
+    + _HEADER
+    + "{% if m['tool_calls'] %}{{ (m['tool_calls'] | tojson) + '</tool_call>' }}"
+    + "{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}"
+    + _END
+    + _PROMPT,
     "drops_results": _EACH
     + "{% if m['role'] != 'tool' %}"
     + _HEADER
@@ -68,6 +74,8 @@ TEMPLATES = {
     + _END
     + _PROMPT,
 }
+
+TEMPLATES["tools_and_eos_at_end"] = TEMPLATES["tools"] + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}"
 
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>", "</think>"]
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # as in Qwen's tokenizers

@@ -174,6 +174,23 @@ def test_every_kind_of_file_gives_the_same_samples(tmp_path, make):
     assert {sample.meta["source"] for sample in samples} == {path}
 
 
+def test_nulls_that_arrow_fills_in_are_keys_that_a_row_did_not_have(tmp_path):
+    calls = [{"function": {"name": name, "arguments": {name: 1}}} for name in ("add", "times")]
+    turns = [[user("a"), {"role": "assistant", "content": "", "tool_calls": [call]}] for call in calls]
+    table = pyarrow.Table.from_pylist([{"messages": chat} for chat in turns])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    samples = list(read_samples(str(tmp_path / "rows.parquet")))
+    assert [sample.id for sample in samples] == [Sample(tuple(chat[:1]), tuple(chat[1:])).id for chat in turns]
+
+
+def test_a_broken_row_of_an_array_is_named_with_its_line_however_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers_module, "_CHUNK", 64)
+    rows = [json.dumps({"prompt": "a", "completion": "b"})] * 50
+    (tmp_path / "rows.json").write_text("[" + ",\n".join([*rows, '{"prompt" "a"}', *rows]) + "]")
+    with pytest.raises(UserError, match="near line 51: broken JSON"):
+        list(read_samples(str(tmp_path / "rows.json")))
+
+
 def test_a_broken_row_far_into_a_file_is_met_only_when_it_is_reached(tmp_path):
     for name in ("rows.jsonl", "rows.json"):
         path = tmp_path / name
@@ -328,6 +345,8 @@ def test_missing_and_unreadable_files_are_refused_at_once(tmp_path, monkeypatch)
     }.items():
         with pytest.raises(UserError, match=message):
             read_samples(name)
+    with pytest.raises(UserError, match=r"did you mean 'latin\.jsonl'\? Give"):
+        read_samples("latn.jsonl")
     with pytest.raises(UserError, match="not a Parquet file"):
         list(read_samples("rows.parquet"))
     with pytest.raises(UserError, match="line 1: not UTF-8"):

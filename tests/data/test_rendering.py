@@ -191,6 +191,20 @@ def test_tools_reach_the_template_and_their_results_are_of_the_environment(make_
     assert environment == "<|im_start|>tool\n31<|im_end|>\n<|im_start|>tool\n42<|im_end|>\n"
 
 
+def test_a_call_of_a_tool_may_end_its_turn_in_another_way(make_tokenizer):
+    tokenizer = make_tokenizer("calls_end_otherwise")
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+    sample = Sample((user("a"), call, user("b")), (assistant("c"),))
+    text = _trained(tokenizer, render(sample, tokenizer, EVERY))
+    assert text == '[{"function": {"name": "add", "arguments": {}}}]</tool_call>c<|im_end|>'
+    assert tokenizer.convert_ids_to_tokens(sorted(end_tokens(tokenizer, CHAT))) == ["<|im_end|>", "</tool_call>"]
+
+
+def test_what_closes_the_whole_chat_is_no_end_of_turn(make_tokenizer):
+    tokenizer = make_tokenizer("tools_and_eos_at_end")
+    assert tokenizer.convert_ids_to_tokens(list(end_tokens(tokenizer, CHAT))) == ["<|im_end|>"]
+
+
 def test_a_template_that_leaves_out_tools_calls_or_results_is_refused(make_tokenizer):
     tokenizer, tools = make_tokenizer("chatml"), make_tokenizer("tools")
     with_tools = Sample((user("a"),), (assistant("b"),), tools=({"name": "add"},))
@@ -254,6 +268,14 @@ def test_overlong_samples_are_dropped_cut_or_an_error(make_tokenizer):
     with pytest.raises(UserError, match="raise max_length"):
         render(sample, tokenizer, Rendering(max_length=limit, overlong="error"))
     assert not render_batch([sample], tokenizer, Rendering(max_length=len(whole), overlong="error"))[0].truncated
+
+
+def test_a_cut_in_a_later_question_ends_with_the_last_target_before_it(make_tokenizer):
+    tokenizer = make_tokenizer("chatml")
+    first = render(_sample("The cat", "sat"), tokenizer, EVERY)
+    cut = Rendering(len(first) + 3, loss_on="all", overlong="truncate")
+    sequence = render(_sample("The cat", "sat", "and then?", "The cat ate."), tokenizer, cut)
+    assert np.array_equal(sequence.tokens, first.tokens)
 
 
 def test_a_cut_that_leaves_no_trained_token_is_a_refusal(make_tokenizer):

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from posttrain.data.rendering import OVERLONG, Rendered, Rendering, render_batch, render_pairs, template_notes
 from posttrain.data.sample import Sample
 from posttrain.data.token_store import FORMAT, EncodedDataset, Example, Report, StoreWriter, new_store, open_store
-from posttrain.data.turns import REMEDIES, Refusal
+from posttrain.data.turns import (
+    ENDED_TWICE,
+    NO_TARGET,
+    NOT_ENDED,
+    PREFIX_CHANGES,
+    TEMPLATE_DROPS,
+    TEMPLATE_REFUSES,
+    Refusal,
+)
 from posttrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +29,18 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 1000
 _BATCH_CHARACTERS = 1 << 20  # the tokenizer's working memory is a hundred times the text
 _EXAMPLES = 20
+
+_REMEDIES = {
+    PREFIX_CHANGES: "give the tokenizer a chat template that writes every turn the same way whatever follows it, set "
+    "loss_on: last where only earlier turns change, or set template_options (enable_thinking ...) to fit the answers",
+    NOT_ENDED: "give the tokenizer a chat template that ends each assistant turn with a special token, inside its "
+    "generation marks if it has any",
+    ENDED_TWICE: "take the end-of-turn token out of the content: the template writes it",
+    TEMPLATE_REFUSES: "change the order or the roles of the turns, or the template",
+    TEMPLATE_DROPS: "give the tokenizer a chat template that knows tools, or take them out of the rows",
+    NO_TARGET: "every row needs an answer that begins before max_length",
+    OVERLONG: "raise max_length, or set overlong: truncate",
+}
 
 
 def encode(
@@ -135,8 +155,8 @@ def _check(report: Report, max_refused: float) -> None:
     for reason, count in sorted(report.refused.items(), key=lambda item: -item[1]):
         lines.append(f"  {reason}: {count} of {report.rows} rows")
         lines += [f"    row {item.row} ({item.id}): {item.detail}" for item in report.examples[reason][:3]]
-        if reason in REMEDIES:
-            lines.append(f"    -> {REMEDIES[reason]}")
+        if reason in _REMEDIES:
+            lines.append(f"    -> {_REMEDIES[reason]}")
     if not report.kept:
         raise UserError("\n".join([f"none of the {report.rows} rows can be trained on", *lines]))
     head = (

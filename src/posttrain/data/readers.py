@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from posttrain.data.row_shapes import RowError, check_columns, check_shape, detect_shape, read_row, rename
 from posttrain.data.sample import Sample
-from posttrain.errors import UserError
+from posttrain.errors import UserError, nearest
 
 _CHUNK = 1 << 16
 _HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.-]+))?")
@@ -114,8 +114,10 @@ def _open(path_or_name: str, split: str | None) -> _Source:
         return _Source(path_or_name, unit, _READERS[path.suffix](path))
     if _HUB_NAME.fullmatch(path_or_name) and path.suffix not in _READERS:
         return _Source(path_or_name, "row", enumerate(_dataset_rows(_hub_dataset(path_or_name, split)), 1))
+    hint = nearest(path.name, (item.name for item in path.parent.iterdir())) if path.parent.is_dir() else ""
     raise UserError(
-        f"no such file or folder: {path_or_name} (looked in {Path.cwd()}); give a {', '.join(_READERS)} file, "
+        f"no such file or folder: {path_or_name} (looked from {Path.cwd()}); "
+        f"{hint + ' ' if hint.startswith('did') else ''}Give a {', '.join(_READERS)} file, "
         "a folder of datasets.save_to_disk, or a hub name owner/name"
     )
 

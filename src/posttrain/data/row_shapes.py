@@ -87,11 +87,11 @@ def check_columns(columns: Mapping[str, str]) -> None:
 
 
 def rename(row: Row, columns: Mapping[str, str]) -> Row:
-    """The row under our names; a column of ours that a renamed one takes the place of is dropped."""
+    """The row under our names; a renamed column takes the place of one that had our name already."""
     for theirs in columns:
         if theirs not in row:
             raise RowError(f"column '{theirs}', named in columns, is not here: {nearest(theirs, row)}")
-    kept = {key: value for key, value in row.items() if key not in columns and key not in columns.values()}
+    kept = {key: value for key, value in row.items() if key not in columns}
     return {**kept, **{ours: row[theirs] for theirs, ours in columns.items()}}
 
 

@@ -28,17 +28,6 @@ NO_PROMPT = "nothing comes before the answer"
 TEMPLATE_REFUSES = "the chat template refuses the chat"
 TEMPLATE_DROPS = "the chat template leaves something out"
 
-REMEDIES = {
-    PREFIX_CHANGES: "give the tokenizer a chat template that writes every turn the same way whatever follows it, set "
-    "loss_on: last where only earlier turns change, or set template_options (enable_thinking ...) to fit the answers",
-    NOT_ENDED: "give the tokenizer a chat template that ends each assistant turn with a special token, inside its "
-    "generation marks if it has any",
-    ENDED_TWICE: "take the end-of-turn token out of the content: the template writes it",
-    TEMPLATE_REFUSES: "change the order or the roles of the turns, or the template",
-    TEMPLATE_DROPS: "give the tokenizer a chat template that knows tools, or take them out of the rows",
-}
-"""What to do about a reason."""
-
 _Key = tuple[int, bool]
 """A part of a chat: its first so many turns, and whether the generation prompt follows them."""
 
