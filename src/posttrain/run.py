@@ -1,33 +1,28 @@
 """A run: a recipe, stage by stage, in a folder that says everything about it and can be cut off at any moment."""
 
-import json
-import os
-import platform
-import shlex
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from posttrain.errors import UserError
-from posttrain.recipe import Recipe, changed_fields, check_recipe, to_yaml
+from posttrain.manifest import Manifest
+from posttrain.recipe import Recipe
 from posttrain.reporting import write_report
+from posttrain.reporting.formats import duration, is_number, measure
 from posttrain.stages import PLAN, RUN, Context, Plan
 from posttrain.terminal import Terminal
 from posttrain.training.journal import Journal, check_trackers
 from posttrain.training.loop import Interrupted
 from posttrain.training.ranks import Ranks
-
-PACKAGES = ("posttrain", "torch", "transformers", "accelerate", "peft", "datasets", "numpy")
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,9 @@ def plan(recipe: Recipe, terminal: Terminal, ranks: Ranks | None = None) -> dict
     Data are tokenised (and cached). Raises `UserError` for the first thing that is wrong.
     """
     context = Context(recipe, ranks or Ranks(), terminal)
-    return _plan(context)
+    plans = _plan(context)
+    Manifest.open(context)
+    return plans
 
 
 def _plan(context: Context) -> dict[str, Plan]:
@@ -85,36 +82,53 @@ def run(recipe: Recipe, terminal: Terminal) -> Outcome:
     """
     ranks = Ranks()
     context = Context(recipe, ranks, terminal if ranks.is_main else Terminal(quiet=True))
-    manifest = Manifest.open(context)
     plans = _plan(context)
+    manifest = Manifest.open(context)
     if ranks.is_main:
         show_plan(context.terminal, recipe, plans)
-    context.journal = Journal(context.folder, active=ranks.is_main, trackers=recipe.trackers)
     manifest.start()
+    context.journal = Journal(context.folder, active=ranks.is_main, trackers=recipe.trackers)
     try:
         with _interruptible(context):
             for name in recipe.stages:
+                if any(ranks.gather(context.should_stop())):
+                    raise Interrupted
                 _run_stage(context, manifest, name)
-        manifest.finish("finished")
-    except Interrupted:
-        manifest.finish("interrupted")
-        raise
     except BaseException as error:
-        manifest.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", _cause(error))
+        _leave(context, manifest, error)
         raise
-    finally:
-        context.journal.close()
-        if ranks.is_main:
-            write_report(context.folder)
+    context.journal.close()
+    manifest.finish("finished")
+    if ranks.is_main:
+        write_report(context.folder)
     return Outcome(context.folder, {name: manifest.stages[name]["summary"] for name in recipe.stages})
 
 
-def _run_stage(context: Context, manifest: "Manifest", name: str) -> None:
+def in_its_own_folder(recipe: Recipe, terminal: Terminal) -> Recipe:
+    """The recipe with a run folder for its model, data and settings alone: asked twice, the second call finds it."""
+    stage = Context(recipe, Ranks(), terminal).stage_fingerprint(next(iter(recipe.stages)))
+    model = Path(recipe.model.path).name
+    return recipe.model_copy(update={"out": f"runs/eval/{model}-{stage[:8]}"})
+
+
+def _leave(context: Context, manifest: Manifest, error: BaseException) -> None:
+    """Write down how a run ended that did not finish; what fails on the way (a full disk) must not hide the cause."""
+    stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+    with suppress(Exception):
+        manifest.finish("interrupted" if stopped else "failed", None if stopped else _cause(error))
+    with suppress(Exception):
+        context.journal.close()
+    with suppress(Exception):
+        if context.ranks.is_main:
+            write_report(context.folder)
+
+
+def _run_stage(context: Context, manifest: Manifest, name: str) -> None:
     stage = context.recipe.stages[name]
     fingerprint = context.stage_fingerprint(name)
     entry = manifest.stages[name]
     if entry.get("status") == "finished" and entry.get("fingerprint") == fingerprint:
-        context.terminal.event("skipped", f"[dim]{name}: done before, skipped[/dim]", stage=name)
+        context.terminal.event("skipped", f"[dim]{escape(name)}: done before, skipped[/dim]", stage=name)
         return
     if "journal" in entry:
         context.journal.rewind(entry["journal"])
@@ -134,120 +148,6 @@ def _run_stage(context: Context, manifest: "Manifest", name: str) -> None:
         seconds = before + time.perf_counter() - started
         manifest.update(name, status=status, seconds=round(seconds, 3))
     show_stage(context.terminal, name, stage.kind, seconds, manifest.stages[name]["summary"])
-
-
-class Manifest:
-    """`manifest.json`: the recipe, what it ran on, and what became of each stage. Written whole at every change."""
-
-    def __init__(self, context: Context, content: dict[str, Any]) -> None:
-        self.context, self.content = context, content
-
-    @property
-    def stages(self) -> dict[str, dict[str, Any]]:
-        """Stage name -> kind, status, seconds, fingerprint, summary."""
-        stages: dict[str, dict[str, Any]] = self.content["stages"]
-        return stages
-
-    @classmethod
-    def open(cls, context: Context) -> "Manifest":
-        """The manifest of the run folder, or a new one.
-
-        With `resume: false` an earlier run in the folder is moved aside, never overwritten. Raises `UserError` when the
-        folder holds a run of another recipe, or files that are no run.
-        """
-        recipe, folder = context.recipe, context.folder
-        if not recipe.resume and folder.exists() and context.ranks.is_main:
-            folder.rename(_free_name(folder))
-        context.ranks.wait()
-        found = _read_manifest(folder)
-        if found is None and folder.exists() and any(folder.iterdir()):
-            raise UserError(f"folder '{folder}' is not empty and holds no run; give another folder with out=...")
-        entries = {}
-        for name, stage in recipe.stages.items():
-            old = (found or {}).get("stages", {}).get(name)
-            if old and old.get("fingerprint") not in (None, context.stage_fingerprint(name)):
-                raise UserError(_foreign(folder, name, found or {}, recipe))
-            entries[name] = old or {"kind": stage.kind, "status": "waiting", "seconds": 0.0, "summary": {}}
-        content = {
-            "name": recipe.name,
-            "status": "running",
-            "error": None,
-            "created": (found or {}).get("created", _now()),
-            "updated": _now(),
-            "seed": recipe.seed,
-            "recipe": recipe.model_dump(mode="json"),
-            "changed": changed_fields(recipe),
-            "versions": {name: _version(name) for name in PACKAGES},
-            "machine": machine(),
-            "git_commit": _git_commit(),
-            "command": shlex.join(["posttrain", *sys.argv[1:]]),
-            "stages": entries,
-        }
-        return cls(context, content)
-
-    def start(self) -> None:
-        """Publish the manifest and the resolved recipe."""
-        self._write()
-        if self.context.ranks.is_main:
-            (self.context.folder / "recipe.yaml").write_text(to_yaml(self.context.recipe), encoding="utf-8")
-
-    def update(self, stage: str, **fields: Any) -> None:
-        """Change a stage's entry."""
-        self.stages[stage] |= fields
-        self._write()
-
-    def finish(self, status: str, error: str | None = None) -> None:
-        """The run has ended."""
-        self.content |= {"status": status, "error": error}
-        self._write()
-
-    def _write(self) -> None:
-        if not self.context.ranks.is_main:
-            return
-        self.content["updated"] = _now()
-        path = self.context.folder / "manifest.json"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name("manifest.json.partial")
-            partial.write_text(json.dumps(self.content, indent=1, ensure_ascii=False), encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def _foreign(folder: Path, stage: str, found: dict[str, Any], recipe: Recipe) -> str:
-    """Say how the folder's recipe differs."""
-    try:
-        before = changed_fields(check_recipe(found.get("recipe", {})))
-    except UserError:
-        before = {}
-    now = changed_fields(recipe)
-    keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    differ = "; ".join(f"{key}: {_value(before, key)} there, {_value(now, key)} here" for key in keys[:5])
-    return (
-        f"run folder '{folder}' holds stage '{stage}' of another recipe or of other inputs"
-        f"{f' ({differ})' if differ else ' (the data or the model have changed)'}: give another folder with out=..., "
-        "or resume=false to start over (the old run is moved aside, not deleted)"
-    )
-
-
-def _value(changed: dict[str, list[Any]], key: str) -> Any:
-    return changed[key][1] if key in changed else "default"
-
-
-def _free_name(folder: Path) -> Path:
-    number = 1
-    while (moved := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    return moved
 
 
 @contextmanager
@@ -272,8 +172,6 @@ def _interruptible(context: Context) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, old)
-    if asked:
-        raise Interrupted
 
 
 def show_plan(terminal: Terminal, recipe: Recipe, plans: dict[str, Plan]) -> None:
@@ -288,82 +186,31 @@ def show_plan(terminal: Terminal, recipe: Recipe, plans: dict[str, Plan]) -> Non
             }
         )
         return
-    terminal.console.print(f"[bold]{recipe.name}[/bold]  {recipe.description}\n→ {recipe.folder}")
+    terminal.console.print(Text.assemble((recipe.name, "bold"), "  ", recipe.description, f"\n→ {recipe.folder}"))
+    grid = Table.grid(padding=(0, 2))
     for name, found in plans.items():
-        numbers = ", ".join(
-            f"{key.replace('_', ' ')} {_number(value)}" for key, value in found.numbers.items() if value
-        )
-        terminal.console.print(f"  [bold]{name}[/bold] [dim]({recipe.stages[name].kind})[/dim] {numbers}")
+        grid.add_row(Text(f"  {name}", "bold"), Text(recipe.stages[name].kind, "dim"), _numbers(found.numbers))
         for note in found.notes:
-            terminal.console.print(f"    [yellow]note[/yellow] {note}")
+            grid.add_row("", Text("note", "yellow"), Text(note))
+    terminal.console.print(grid)
 
 
 def show_stage(terminal: Terminal, name: str, kind: str, seconds: float, summary: dict[str, Any]) -> None:
     """One line for a finished stage."""
-    shown = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in list(summary.items())[:8])
-    message = f"[green]✓[/green] [bold]{name}[/bold] {seconds:.1f} s  {shown}"
-    terminal.event("stage", message, stage=name, kind=kind, seconds=round(seconds, 3), **_without(summary, "seconds"))
+    rest = {key: value for key, value in summary.items() if key != "seconds"}
+    shown = {key: value for key, value in rest.items() if not key.endswith(("_low", "_high"))}
+    line = Table.grid(padding=(0, 2))
+    line.add_row(
+        Text("✓", "green"), Text(name, "bold"), Text(duration(seconds)), _numbers(dict(islice(shown.items(), 8)))
+    )
+    terminal.event("stage", line, stage=name, kind=kind, seconds=round(seconds, 3), **rest)
 
 
-def _without(summary: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in summary.items() if name != key}
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _numbers(values: Mapping[str, Any]) -> Text:
+    """`steps 250, samples 4,000`: what is there and not 0; text from outside is never read as markup."""
+    shown = {key: measure(key, value) if is_number(value) else str(value) for key, value in values.items() if value}
+    return Text(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items()))
 
 
 def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def machine() -> dict[str, Any]:
-    """What the run ran on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return {
-        "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(pages / 2**30, 1),
-        "gpu": gpu,
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that the package is installed from, where it is one."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None

@@ -7,16 +7,26 @@ from collections.abc import Sequence as List
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 
 class Bar:
     """One progress bar. `advance` adds to what is done and to what the rate counts; `note` is shown behind it."""
 
-    def __init__(self, progress: Progress | None, task: Any, unit: str) -> None:
-        self._progress, self._task, self._unit = progress, task, unit
+    def __init__(self, progress: Progress | None, task: Any) -> None:
+        self._progress, self._task = progress, task
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """`amount` more is done."""
@@ -29,16 +39,23 @@ class Bar:
             self._progress.update(self._task, total=total)
 
 
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """How much a second."""
+        speed = task.finished_speed or task.speed
+        return Text("" if not speed else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s")
+
+
 class Terminal:
-    """Output of the command line. `json_output` asks for JSON lines even on a terminal."""
+    """Output of the command line. `json_output` asks for JSON lines even on a terminal; `quiet` for nothing at all."""
 
     def __init__(self, *, json_output: bool = False, quiet: bool = False) -> None:
         self.console = Console(highlight=False)
-        self.interactive = self.console.is_terminal and not json_output
+        self.interactive = self.console.is_terminal and not json_output and not quiet
         self.quiet = quiet
 
-    def event(self, name: str, message: str, **fields: Any) -> None:
-        """Something happened: a sentence for a person, or its fields as JSON."""
+    def event(self, name: str, message: RenderableType, **fields: Any) -> None:
+        """Something happened: a sentence (rich's markup or a renderable) for a person, or its fields as JSON."""
         if self.interactive:
             self.console.print(message)
         else:
@@ -51,29 +68,33 @@ class Terminal:
             sys.stdout.flush()
 
     def table(self, title: str, columns: List[str], rows: List[Mapping[str, Any]], *, right: List[str] = ()) -> None:
-        """Rows of named cells: a table for a person, JSON lines otherwise. `right`: columns set flush right."""
+        """Rows of named cells: a table of `columns` for a person, JSON lines otherwise. `right`: set flush right.
+
+        The first column is never wrapped.
+        """
         if not self.interactive:
             for row in rows:
                 self.line(row)
             return
         table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
-        for column in columns:
-            table.add_column(column, justify="right" if column in right else "left")
+        for place, column in enumerate(columns):
+            table.add_column(column, justify="right" if column in right else "left", no_wrap=place == 0)
         for row in rows:
-            table.add_row(*(str(row.get(column, "")) for column in columns))
+            table.add_row(*(Text(_cell(row.get(column))) for column in columns))
         self.console.print(table)
 
     @contextmanager
     def bar(self, description: str, total: float | None, unit: str = "it") -> Iterator[Bar]:
         """A progress bar with count, rate and time left; silent off a terminal."""
-        if not self.interactive or self.quiet:
-            yield Bar(None, None, unit)
+        if not self.interactive:
+            yield Bar(None, None)
             return
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
+            _Rate(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -81,4 +102,15 @@ class Terminal:
         )
         with Progress(*columns, console=self.console, transient=True, refresh_per_second=4) as progress:
             task = progress.add_task(description, total=total, unit=unit, note="")
-            yield Bar(progress, task, unit)
+            yield Bar(progress, task)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def harmless(text: str) -> str:
+    """Text from outside without what steers a terminal: control characters become their pictures, newlines stay."""
+    return text.translate({**{code: chr(0x2400 + code) for code in range(32) if code != 10}, 127: "\u2421"})

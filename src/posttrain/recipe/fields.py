@@ -74,6 +74,12 @@ class Decoding(Strict):
     stop: list[str] = Field([], description="strings that end an answer")
     slots: PositiveInt = Field(64, description="answers drawn at the same time")
 
+    @model_validator(mode="after")
+    def _draws_differ(self) -> "Decoding":
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError(f"n is {self.n}, but at temperature 0 all draws are the same: set temperature, or n to 1")
+        return self
+
 
 class Rendered(Strict):
     """How samples become tokens."""

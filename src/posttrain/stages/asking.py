@@ -9,10 +9,16 @@ from posttrain.errors import UserError
 from posttrain.evaluation import Answer, EvaluationResult, evaluate
 from posttrain.generation import Sampling
 from posttrain.generation.local import LocalEngine
-from posttrain.policy import Policy
-from posttrain.recipe import Decoding
+from posttrain.policy import Policy, load_tokenizer
+from posttrain.recipe import Decoding, Evaluate, Generate
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
+from posttrain.stages.shape import Shape
+from posttrain.terminal import Bar
+from posttrain.training.loop import Interrupted
+
+PLANNED_PROMPTS = 1000
+"""How many prompts a plan renders to see that answers fit behind them; the others are looked at by the stage."""
 
 
 def sampling_of(decoding: Decoding, seed: int) -> Sampling:
@@ -40,6 +46,30 @@ def questions(context: Context, name: str, count: int | None = None) -> list[Sam
             f"sample {missing[0].id}); GSM8K's form 'question'/'answer' with '#### 42' gives one, or a field 'answer'"
         )
     return samples
+
+
+def plan_questions(context: Context, decoding: Evaluate | Generate) -> dict[str, int | float | str]:
+    """Check the model and the data that a stage asks, and that an answer fits behind every prompt; count them."""
+    origin = context.origin(decoding.model)
+    tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
+    if context.data(decoding.data).stage is not None:
+        return {"answers_each": decoding.n}
+    samples = questions(context, decoding.data)
+    some = samples[:PLANNED_PROMPTS]
+    prompts = prompts_of(some, tokenizer, decoding.template, decoding.max_new_tokens, shape.context)
+    longest = max(len(prompt) for prompt in prompts.values())
+    return {"problems": len(samples), "answers": len(samples) * decoding.n, "longest_prompt": longest}
+
+
+def counting(context: Context, bar: Bar) -> Callable[[int], None]:
+    """Progress of an engine on `bar`; stops it when the user asks to: answers that are not all there are drawn anew."""
+
+    def progress(tokens: int) -> None:
+        bar.advance(tokens)
+        if context.should_stop():
+            raise Interrupted
+
+    return progress
 
 
 def ask(

@@ -57,7 +57,7 @@ class Context:
             f"model '{name}' is neither 'base', nor in models, nor a train or merge stage: {nearest(name, known)}"
         )
 
-    def origin(self, name: str) -> Model:
+    def origin(self, name: str, *, with_weights: bool = True) -> Model:
         """The model that `name` goes back to: there, with its tokenizer and shape, before any stage has run."""
         stage = self.recipe.stages.get(name)
         while stage is not None and name != "base" and name not in self.recipe.models:
@@ -65,7 +65,7 @@ class Context:
             name = stage.init_from if stage.kind == "train" else stage.models[0]  # type: ignore[union-attr]
             stage = self.recipe.stages.get(name)
         model = self.model(name)
-        model_path(model.path, with_weights=model.weights == "pretrained")
+        model_path(model.path, with_weights=with_weights and model.weights == "pretrained")
         return model
 
     # Data
@@ -91,6 +91,8 @@ class Context:
             return task.samples(data.count or 1, data.seed, difficulty=data.difficulty, style=data.style)
         if data.stage is not None:
             path = self.folder / "data" / f"{data.stage}.jsonl"
+            if not path.is_file():
+                raise UserError(f"the data of stage '{data.stage}' are not there yet ({path}): run the recipe first")
             return read_samples(str(path), shape="sample", limit=data.count)
         return read_samples(str(data.path), shape=data.shape, split=data.split, columns=data.columns, limit=data.count)
 

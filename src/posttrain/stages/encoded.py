@@ -26,8 +26,13 @@ def rendering_of(stage: Train, model: Any) -> Rendering:
     return Rendering(length, template=stage.template, loss_on=stage.loss_on, overlong=stage.overlong)
 
 
-def encoded(context: Context, name: str, tokenizer: Any, rendering: Rendering) -> EncodedDataset:
-    """The data set `name` as tokens, from the cache beside the run folders where it was made before."""
+def encoded(
+    context: Context, name: str, tokenizer: Any, rendering: Rendering, max_refused: float | None = None
+) -> EncodedDataset:
+    """The data set `name` as tokens, from the cache beside the run folders where it was made before.
+
+    `max_refused`: the share of rows that may be refused; default: what the recipe says of the data.
+    """
     data = context.data(name)
     cache = Path(context.folder).parent / ".cache"
     with context.terminal.bar(f"tokenising {name}", data.count, "rows") as bar:
@@ -44,7 +49,7 @@ def encoded(context: Context, name: str, tokenizer: Any, rendering: Rendering) -
             rendering,
             cache,
             content=context.data_fingerprint(data),
-            max_refused=data.max_refused,
+            max_refused=data.max_refused if max_refused is None else max_refused,
             progress=progress,
         )
 

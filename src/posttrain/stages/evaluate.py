@@ -2,30 +2,19 @@
 
 import json
 import time
-from itertools import islice
 from typing import Any
 
 from posttrain.evaluation import Answer
-from posttrain.policy import load_tokenizer
 from posttrain.recipe import Evaluate
-from posttrain.stages.asking import ask, questions
+from posttrain.stages.asking import ask, counting, plan_questions, questions
 from posttrain.stages.context import Context
-from posttrain.stages.encoded import prompts_of
 from posttrain.stages.plan import Plan
 from posttrain.stages.train import load_policy
 
 
 def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
     """Check model and data; render every prompt and see that an answer fits behind it."""
-    origin = context.origin(stage.model)
-    tokenizer = load_tokenizer(origin.path)
-    if context.data(stage.data).stage is not None:
-        return Plan({"answers_each": stage.n})
-    samples = questions(context, stage.data)
-    limit = min(int(getattr(tokenizer, "model_max_length", 2**30)), 2**30)
-    prompts = prompts_of(list(islice(samples, 1000)), tokenizer, stage.template, stage.max_new_tokens, limit)
-    longest = max(len(prompt) for prompt in prompts.values())
-    return Plan({"problems": len(samples), "answers": len(samples) * stage.n, "longest_prompt": longest})
+    return Plan(plan_questions(context, stage))
 
 
 def run_evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
@@ -56,7 +45,7 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
             name,
             seed=context.recipe.seed,
             record=record,
-            progress=bar.advance,
+            progress=counting(context, bar),
         )
     seconds = time.perf_counter() - started
     (context.folder / "samples").mkdir(parents=True, exist_ok=True)

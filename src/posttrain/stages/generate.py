@@ -7,9 +7,8 @@ from typing import Any
 from posttrain.data import Sample, assistant
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer
-from posttrain.policy import load_tokenizer
 from posttrain.recipe import Generate
-from posttrain.stages.asking import ask, questions
+from posttrain.stages.asking import ask, counting, plan_questions, questions
 from posttrain.stages.context import Context
 from posttrain.stages.evaluate import write_atomically
 from posttrain.stages.plan import Plan
@@ -17,12 +16,8 @@ from posttrain.stages.train import load_policy
 
 
 def plan_generate(context: Context, name: str, stage: Generate) -> Plan:
-    """Check model and data."""
-    load_tokenizer(context.origin(stage.model).path)
-    if context.data(stage.data).stage is not None:
-        return Plan({"answers_each": stage.n})
-    problems = len(questions(context, stage.data))
-    return Plan({"problems": problems, "answers": problems * stage.n})
+    """Check model and data; render every prompt and see that an answer fits behind it."""
+    return Plan(plan_questions(context, stage))
 
 
 def run_generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
@@ -40,7 +35,8 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
     policy = load_policy(context, stage.model)
     samples = {sample.id: sample for sample in questions(context, stage.data)}
     answers: list[Answer] = []
-    with context.terminal.bar(f"generating {name}", len(samples) * stage.n * stage.max_new_tokens, "tokens") as bar:
+    expected = len(samples) * stage.n * stage.max_new_tokens
+    with context.terminal.bar(f"generating {name}", expected, "tokens at most") as bar:
         ask(
             context,
             policy,
@@ -50,7 +46,7 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
             name,
             seed=context.recipe.seed,
             record=answers.append,
-            progress=bar.advance,
+            progress=counting(context, bar),
         )
     context.journal.answers(name, (answer.to_json() for answer in answers))
     kept = {(a.sample_id, a.text): a for a in answers if _is_kept(a, stage.keep)}

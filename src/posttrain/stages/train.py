@@ -1,25 +1,21 @@
 """The train stage: a model, a data set and an objective become a better model."""
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.adaptation import adapters
 from posttrain.data.token_store import EncodedDataset
-from posttrain.errors import UserError
 from posttrain.objectives import Objective, build_objective
-from posttrain.policy import ModelOptions, Policy, Reference, load_tokenizer, model_path
-from posttrain.policy.loading import context_length
+from posttrain.policy import ModelOptions, Policy, Reference, load_tokenizer
 from posttrain.recipe import Model, Train
 from posttrain.sources import Demonstrations
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import encoded, rendering_of
 from posttrain.stages.plan import Plan
 from posttrain.stages.round_trip import check_saved
+from posttrain.stages.shape import Shape
 from posttrain.stages.watching import Watcher
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.loop import EarlyStopping, Loop, LoopSettings, Progress, train
@@ -38,7 +34,7 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     if stage.watch is not None:
         context.data(stage.watch.data)
     origin = context.origin(stage.init_from)
-    tokenizer, shape = load_tokenizer(origin.path), _Shape.of(origin)
+    tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
     numbers: dict[str, int | float | str] = {"parameters": shape.parameters}
     data = context.data(stage.data)
     if data.stage is not None:
@@ -202,34 +198,7 @@ def _summary(progress: Progress, dataset: EncodedDataset) -> dict[str, Any]:
     return summary
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """An architecture without its weights."""
-
-    model: Any
-    parameters: int
-
-    @classmethod
-    def of(cls, model: Model) -> "_Shape":
-        config = AutoConfig.from_pretrained(_base_of_adapter(model_path(model.path, with_weights=False)))
-        with torch.device("meta"):
-            shell = AutoModelForCausalLM.from_config(config)
-        context_length(shell)
-        return cls(shell, sum(p.numel() for p in shell.parameters()))
-
-
-def _base_of_adapter(path: str) -> str:
-    if not (Path(path) / "adapter_config.json").is_file():
-        return path
-    from peft import PeftConfig
-
-    base = PeftConfig.from_pretrained(path).base_model_name_or_path
-    if not base:
-        raise UserError(f"adapter folder '{path}' does not say which base model it belongs to")
-    return str(base)
-
-
-def _memory(stage: Train, model: Model, shape: _Shape, objective: Objective) -> str:
+def _memory(stage: Train, model: Model, shape: Shape, objective: Objective) -> str:
     """An estimate: weights, gradients, Adam's two moments, activations of a micro-batch, a copy as reference."""
     width = 2 if model.dtype == "bfloat16" else 4
     config = shape.model.config.get_text_config()

@@ -1,0 +1,193 @@
+"""`manifest.json` of a run folder: the recipe, what it ran on, and what became of each stage."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.errors import UserError
+from posttrain.recipe import Recipe, changed_fields, check_recipe, to_yaml
+from posttrain.stages import Context
+
+PACKAGES = ("posttrain", "torch", "transformers", "accelerate", "peft", "datasets", "numpy")
+
+
+class Manifest:
+    """`manifest.json`: the recipe, what it ran on, and what became of each stage. Written whole at every change."""
+
+    def __init__(self, context: Context, content: dict[str, Any]) -> None:
+        self.context, self.content = context, content
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Stage name -> kind, status, seconds, fingerprint, summary."""
+        stages: dict[str, dict[str, Any]] = self.content["stages"]
+        return stages
+
+    @classmethod
+    def open(cls, context: Context) -> "Manifest":
+        """The manifest of the run folder, or a new one; nothing is written yet.
+
+        Raises `UserError` when the folder holds a run of another recipe, or files that are no run; with `resume: false`
+        both are moved aside later, when the run starts.
+        """
+        recipe, folder = context.recipe, context.folder
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"the run folder '{folder}' is a file; give another folder with out=...")
+        found = _read_manifest(folder) if recipe.resume else None
+        if recipe.resume and found is None and folder.exists() and any(folder.iterdir()):
+            raise UserError(f"folder '{folder}' is not empty and holds no run; give another folder with out=...")
+        entries = {}
+        for name, stage in recipe.stages.items():
+            old = (found or {}).get("stages", {}).get(name)
+            if old and old.get("fingerprint") not in (None, context.stage_fingerprint(name)):
+                raise UserError(_foreign(folder, name, found or {}, recipe))
+            entries[name] = old or {"kind": stage.kind, "status": "waiting", "seconds": 0.0, "summary": {}}
+        content = {
+            "name": recipe.name,
+            "status": "running",
+            "error": None,
+            "created": (found or {}).get("created", _now()),
+            "updated": _now(),
+            "seed": recipe.seed,
+            "recipe": recipe.model_dump(mode="json"),
+            "changed": changed_fields(recipe),
+            "versions": {name: _version(name) for name in PACKAGES},
+            "machine": machine(),
+            "git_commit": _git_commit(),
+            "command": shlex.join(["posttrain", *sys.argv[1:]]),
+            "stages": entries,
+        }
+        return cls(context, content)
+
+    def start(self) -> None:
+        """Publish the manifest and the resolved recipe.
+
+        With `resume: false` an earlier run in the folder is moved aside first, never overwritten.
+        """
+        folder = self.context.folder
+        if not self.context.recipe.resume and folder.exists() and self.context.ranks.is_main:
+            folder.rename(_free_name(folder))
+        self.context.ranks.wait()
+        self._write()
+        if self.context.ranks.is_main:
+            (self.context.folder / "recipe.yaml").write_text(to_yaml(self.context.recipe), encoding="utf-8")
+
+    def update(self, stage: str, **fields: Any) -> None:
+        """Change a stage's entry."""
+        self.stages[stage] |= fields
+        self._write()
+
+    def finish(self, status: str, error: str | None = None) -> None:
+        """The run has ended."""
+        self.content |= {"status": status, "error": error}
+        self._write()
+
+    def _write(self) -> None:
+        if not self.context.ranks.is_main:
+            return
+        self.content["updated"] = _now()
+        path = self.context.folder / "manifest.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name("manifest.json.partial")
+            partial.write_text(json.dumps(self.content, indent=1, ensure_ascii=False), encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"'{path}' is damaged; start over with resume=false (the old run is moved aside)") from None
+    return content
+
+
+def _foreign(folder: Path, stage: str, found: dict[str, Any], recipe: Recipe) -> str:
+    """Say how the folder's recipe differs."""
+    try:
+        before = changed_fields(check_recipe(found.get("recipe", {})))
+    except UserError:
+        before = {}
+    now = changed_fields(recipe)
+    keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    differ = "; ".join(f"{key}: {_value(before, key)} there, {_value(now, key)} here" for key in keys[:5])
+    return (
+        f"run folder '{folder}' holds stage '{stage}' of another recipe or of other inputs"
+        f"{f' ({differ})' if differ else ' (the data or the model have changed)'}: give another folder with out=..., "
+        "or resume=false to start over (the old run is moved aside, not deleted)"
+    )
+
+
+def _value(changed: dict[str, list[Any]], key: str) -> Any:
+    return changed[key][1] if key in changed else "default"
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (moved := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    return moved
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def machine() -> dict[str, Any]:
+    """What the run ran on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(pages / 2**30, 1),
+        "gpu": gpu,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that the package is installed from, where it is one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

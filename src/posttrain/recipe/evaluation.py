@@ -1,0 +1,57 @@
+"""`posttrain eval` as a recipe of one stage, so that it shares everything with recipes that users write."""
+
+from typing import Any
+
+from posttrain.errors import UserError
+from posttrain.recipe.fields import Recipe
+from posttrain.recipe.reading import check_recipe
+from posttrain.recipe.yaml_text import yaml_value
+
+STAGE = "evaluate"
+
+
+def evaluation_recipe(
+    model: str,
+    *,
+    task: str | None = None,
+    options: list[str] | None = None,
+    path: str | None = None,
+    count: int | None = None,
+    difficulty: str = "in",
+    seed: int = 0,
+    out: str | None = None,
+    **decoding: Any,
+) -> Recipe:
+    """The recipe that asks `model` the problems of a task, or of a file at `path`, and scores the answers.
+
+    `options`: a task's, as `key=value`. `decoding`: fields of the evaluate stage. Raises `UserError`.
+    """
+    if (task is None) == (path is None):
+        raise UserError("give either --task NAME or --data FILE: what is asked")
+    data: dict[str, Any] = {"seed": seed, "difficulty": difficulty}
+    if task is not None:
+        data |= {"task": {"name": task, **_options(options or [])}, "count": count or 300}
+    else:
+        if options:
+            raise UserError("--option belongs to --task; a file given with --data has none")
+        data |= {"path": path} | ({"count": count} if count is not None else {})
+    content = {
+        "name": STAGE,
+        "description": f"{model} on {task or path}",
+        "seed": seed,
+        "out": out,
+        "model": {"path": model},
+        "data": {"test": data},
+        "stages": {STAGE: {"kind": "evaluate", **decoding}},
+    }
+    return check_recipe(content, "posttrain eval")
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    options = {}
+    for option in given:
+        key, separator, text = option.partition("=")
+        if not separator or not key:
+            raise UserError(f"--option '{option}' is not of the form key=value")
+        options[key] = yaml_value(text)
+    return options
