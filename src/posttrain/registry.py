@@ -37,8 +37,8 @@ class Registry(Generic[T]):
         def add(piece: T) -> T:
             if name in self._pieces:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
-            self._pieces[name] = piece
             self._models[name] = _options_model(self.kind, name, piece)
+            self._pieces[name] = piece
             return piece
 
         return add

@@ -30,8 +30,9 @@ class Chunk:
 
     @cached_property
     def log_softmax(self) -> Tensor:
-        """`[n, V]`."""
-        return torch.log_softmax(self.logits, -1)
+        """`[n, V]`, with a graph where the logits have one, even if a need without gradient is the first to ask."""
+        with torch.set_grad_enabled(self.logits.requires_grad):
+            return torch.log_softmax(self.logits, -1)
 
     @cached_property
     def reference_log_softmax(self) -> Tensor:

@@ -79,7 +79,7 @@ class Policy:
         options = options or ModelOptions()
         model: Any = load_model(name, options, device)
         if hasattr(model, "merge_and_unload"):  # an adapter that was trained before: further stages start from its sum
-            model = model.merge_and_unload()
+            model = model.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
         packs = options.attention.startswith("flash") or options.attention == "flex_attention"
         policy = cls(
             model,
