@@ -81,7 +81,7 @@ def main(folder: Path) -> None:
         vocab_size=VOCABULARY,
         hidden_size=192,
         intermediate_size=480,
-        num_hidden_layers=6,
+        num_hidden_layers=5,
         num_attention_heads=6,
         num_key_value_heads=2,
         head_dim=32,
