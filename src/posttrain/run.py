@@ -1,6 +1,8 @@
 """A run: a recipe, stage by stage, in a folder that says everything about it and can be cut off at any moment."""
 
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,9 +22,17 @@ from posttrain.reporting import write_report
 from posttrain.reporting.formats import duration, is_number, measure
 from posttrain.stages import PLAN, RUN, Context, Plan
 from posttrain.terminal import Terminal
-from posttrain.training.journal import Journal, check_trackers
+from posttrain.training.journal import Journal
 from posttrain.training.loop import Interrupted
 from posttrain.training.ranks import Ranks
+from posttrain.training.trackers import check_trackers
+
+ONE_CTRL_C = 1.0
+"""Seconds: torchrun passes a Ctrl-C on to processes that the terminal has sent it to already."""
+
+
+_EVALUATED = ("accuracy", "problems", "mean_length", "truncated", "format_validity", "errors", "tokens_per_second")
+"""What the line of a finished evaluation shows; the table at the end and the report have the rest."""
 
 
 @dataclass(frozen=True)
@@ -128,50 +138,56 @@ def _run_stage(context: Context, manifest: Manifest, name: str) -> None:
     fingerprint = context.stage_fingerprint(name)
     entry = manifest.stages[name]
     if entry.get("status") == "finished" and entry.get("fingerprint") == fingerprint:
+        _clear_checkpoints(context, name)
         context.terminal.event("skipped", f"[dim]{escape(name)}: done before, skipped[/dim]", stage=name)
         return
-    if "journal" in entry:
-        context.journal.rewind(entry["journal"])
-    manifest.update(
-        name, status="running", fingerprint=fingerprint, journal=entry.get("journal", context.journal.position())
-    )
+    start = context.journal.begin_stage(entry.get("journal"))
+    manifest.update(name, status="running", fingerprint=fingerprint, journal=start)
     before, started = float(entry.get("seconds", 0.0)), time.perf_counter()
-    status = "failed"
+    status, summary = "failed", dict[str, Any]()
     try:
         summary = RUN[stage.kind](context, name, stage)
-        manifest.update(name, status="finished", summary=summary)
         status = "finished"
     except (Interrupted, KeyboardInterrupt):
         status = "interrupted"
         raise
     finally:
-        seconds = before + time.perf_counter() - started
-        manifest.update(name, status=status, seconds=round(seconds, 3))
+        # A call that was killed did not come here, but its checkpoints say how long it trained.
+        seconds = max(before + time.perf_counter() - started, summary.get("seconds", 0.0))
+        manifest.update(name, status=status, seconds=round(seconds, 3), summary=summary)
+    _clear_checkpoints(context, name)
     show_stage(context.terminal, name, stage.kind, seconds, manifest.stages[name]["summary"])
+
+
+def _clear_checkpoints(context: Context, name: str) -> None:
+    """They are needed until the manifest says that the stage is finished, and no longer."""
+    if context.ranks.is_main:
+        shutil.rmtree(context.folder / "checkpoints" / name, ignore_errors=True)
 
 
 @contextmanager
 def _interruptible(context: Context) -> Iterator[None]:
-    """The first Ctrl-C lets the step finish and saves; the second stops at once."""
-    asked = False
+    """The first Ctrl-C (or SIGTERM, which schedulers send) lets the step finish and saves; the second stops at once."""
+    asked: float | None = None
 
     def handle(number: int, frame: Any) -> None:
         nonlocal asked
-        if asked:
+        if asked is None:
+            asked = time.monotonic()
+            context.terminal.event("interrupting", "\nstopping after this step and saving (Ctrl-C again: at once)")
+        elif time.monotonic() - asked > ONE_CTRL_C:
             raise KeyboardInterrupt
-        asked = True
-        context.terminal.event("interrupting", "\nstopping after this step and saving (Ctrl-C again: at once)")
 
-    context.should_stop = lambda: asked
-    try:
-        old = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
+    context.should_stop = lambda: asked is not None
+    if threading.current_thread() is not threading.main_thread():  # whoever runs us there handles signals
         yield
         return
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def show_plan(terminal: Terminal, recipe: Recipe, plans: dict[str, Plan]) -> None:
@@ -189,27 +205,31 @@ def show_plan(terminal: Terminal, recipe: Recipe, plans: dict[str, Plan]) -> Non
     terminal.console.print(Text.assemble((recipe.name, "bold"), "  ", recipe.description, f"\n→ {recipe.folder}"))
     grid = Table.grid(padding=(0, 2))
     for name, found in plans.items():
-        grid.add_row(Text(f"  {name}", "bold"), Text(recipe.stages[name].kind, "dim"), _numbers(found.numbers))
+        grid.add_row(Text(f"  {name}", "bold"), Text(recipe.stages[name].kind, "dim"), _numbers(_there(found.numbers)))
         for note in found.notes:
             grid.add_row("", Text("note", "yellow"), Text(note))
     terminal.console.print(grid)
 
 
+def _there(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan need not say what there is none of: duplicates 0, refused 0."""
+    return {key: value for key, value in values.items() if value}
+
+
 def show_stage(terminal: Terminal, name: str, kind: str, seconds: float, summary: dict[str, Any]) -> None:
     """One line for a finished stage."""
     rest = {key: value for key, value in summary.items() if key != "seconds"}
-    shown = {key: value for key, value in rest.items() if not key.endswith(("_low", "_high"))}
+    shown = {key: rest[key] for key in _EVALUATED if key in rest} or dict(islice(rest.items(), 8))
     line = Table.grid(padding=(0, 2))
-    line.add_row(
-        Text("✓", "green"), Text(name, "bold"), Text(duration(seconds)), _numbers(dict(islice(shown.items(), 8)))
-    )
+    line.add_row(Text("✓", "green"), Text(name, "bold"), Text(duration(seconds)), _numbers(shown))
     terminal.event("stage", line, stage=name, kind=kind, seconds=round(seconds, 3), **rest)
 
 
 def _numbers(values: Mapping[str, Any]) -> Text:
-    """`steps 250, samples 4,000`: what is there and not 0; text from outside is never read as markup."""
-    shown = {key: measure(key, value) if is_number(value) else str(value) for key, value in values.items() if value}
-    return Text(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items()))
+    """`steps 250, samples 4,000`; text from outside is never read as markup."""
+    shown = {key: measure(key, value) if is_number(value) else str(value) for key, value in values.items()}
+    text = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+    return Text(text.replace("\u202f", ""))  # the narrow space before % would be a place to break the line
 
 
 def _cause(error: BaseException) -> str:

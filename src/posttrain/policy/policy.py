@@ -37,14 +37,18 @@ class Scorer(nn.Module):
 
     def forward(
         self, batch: Batch, needs: tuple[Need, ...], reference: "Reference | None", embeddings: Tensor | None
-    ) -> TokenScores:
-        """Scores of the batch's target tokens; see `Policy.scores`."""
+    ) -> dict[str, Tensor]:
+        """Scores of the batch's target tokens by name, `logprobs` among them; see `Policy.scores`.
+
+        A plain dictionary, because such wrappers look for tensors in what comes out.
+        """
         hidden = states_at_targets(self.model, batch, embeddings)
+        logits = None
         if reference is not None and any(need.reference for need in needs):
             with torch.no_grad():
                 logits = reference.logits(batch)
-            return token_scores(hidden, self.head, batch, needs, logits)
-        return token_scores(hidden, self.head, batch, needs)
+        scores = token_scores(hidden, self.head, batch, needs, logits)
+        return {"logprobs": scores.logprobs, **scores.extra}
 
 
 def states_at_targets(model: Any, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
@@ -112,8 +116,8 @@ class Policy:
         cached = {name: batch.columns[name] for name in fixed if name in batch.columns}
         asked = tuple(need for need in needs if need.name not in cached)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            scores: TokenScores = self.scorer(batch, asked, self.reference, embeddings)
-        return TokenScores(scores.logprobs, {**scores.extra, **cached}) if cached else scores
+            scores: dict[str, Tensor] = self.scorer(batch, asked, self.reference, embeddings)
+        return TokenScores(scores.pop("logprobs"), {**scores, **cached})
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings `[..., d]` of ids, as `scores(..., embeddings=...)` takes them."""

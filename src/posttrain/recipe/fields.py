@@ -36,7 +36,7 @@ class Data(Strict):
     columns: dict[str, str] = Field({}, description="renames columns: theirs -> ours")
     task: Piece | None = Field(None, description="a task by name: its problems and demonstrations")
     count: PositiveInt | None = Field(None, description="how many samples (of a task); at most how many (of a file)")
-    seed: int = Field(0, description="which problems of a task")
+    seed: int = Field(0, ge=0, description="which problems of a task")
     difficulty: Literal["in", "harder"] = "in"
     style: str | None = Field(None, description="how a task's demonstrations are written; default: its first style")
     stage: str | None = Field(None, description="the data that an earlier stage of this recipe wrote")
@@ -103,8 +103,8 @@ class EarlyStop(Strict):
     """Stop when a watched metric no longer improves; the best weights are kept."""
 
     metric: str = "accuracy"
-    patience: PositiveInt = 3
-    larger_is_better: bool = True
+    patience: PositiveInt = Field(3, description="evaluations without improvement before the stop")
+    larger_is_better: bool | None = Field(None, description="default: yes, except for losses")
 
 
 class Train(Rendered):
@@ -135,6 +135,9 @@ class Train(Rendered):
     gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null is off")
     log_every: PositiveInt = 1
     checkpoint_every: PositiveInt | None = Field(100, description="steps; null: only when interrupted")
+    sharding: Literal["auto", "none", "fsdp"] = Field(
+        "auto", description="cut weights over ranks (FSDP 2); 'auto': if accelerate launch was called with --use_fsdp"
+    )
     watch: Watch | None = None
     early_stopping: EarlyStop | None = None
 
@@ -197,7 +200,7 @@ class Recipe(Strict):
     name: str
     description: str = ""
     paper: int | None = Field(None, description="number in `posttrain methods`")
-    seed: int = 0
+    seed: int = Field(0, ge=0, description="of data order, draws, dropout, new weights")
     out: str | None = Field(None, description="run folder; default: runs/<name>")
     resume: bool = Field(True, description="go on from what the run folder holds; false starts over")
     model: ModelField = Field(Model(path="tiny"), description="the model that stages call 'base'")

@@ -14,9 +14,9 @@ class Source(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep so that the next steps are the same; JSON-able."""
+        """What a checkpoint must keep so that the next steps are the same; JSON-able, and the same on every rank."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state, perhaps on another number of ranks."""
         ...

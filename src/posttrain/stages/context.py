@@ -149,7 +149,7 @@ class Context:
     def stage_fingerprint(self, name: str) -> str:
         """Hash of all that a stage's output depends on: its fields, the seed, its models and its data."""
         stage = self.recipe.stages[name]
-        fields = stage.model_dump(exclude={"log_every", "checkpoint_every", "micro_batch_tokens", "slots"})
+        fields = stage.model_dump(exclude={"log_every", "checkpoint_every", "micro_batch_tokens", "sharding", "slots"})
         inputs: list[str] = []
         for field in ("init_from", "model", "reference"):
             if getattr(stage, field, None) is not None:

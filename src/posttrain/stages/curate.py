@@ -1,11 +1,9 @@
 """The curate stage: curation functions, one after the other, over a data set."""
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from posttrain.curation import curations
-from posttrain.data import Sample
 from posttrain.errors import UserError
 from posttrain.recipe import Curate
 from posttrain.stages.context import Context
@@ -21,17 +19,18 @@ def plan_curate(context: Context, name: str, stage: Curate) -> Plan:
 
 def run_curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
     """Apply the functions in order and write `data/<stage>.jsonl`. Raises `UserError` when nothing is left."""
-    if context.ranks.is_main:
-        samples: Iterable[Sample] = context.samples(context.data(stage.data))
-        counts: dict[str, int] = {}
-        for place, step in enumerate(stage.steps):
-            kind, options = curations.options(step)
-            samples = curations[kind](list(samples), context.recipe.seed, **options)
-            counts[f"after_{place + 1}_{kind}"] = len(list(samples))
-        kept = list(samples)
-        if not kept:
-            raise UserError(f"stage '{name}' left no sample; counts after each step: {counts}")
-        text = "".join(json.dumps(sample.to_json(), ensure_ascii=False) + "\n" for sample in kept)
-        write_atomically(context, f"data/{name}.jsonl", text)
-        return dict(context.ranks.gather({"samples": len(kept), **counts})[0])
-    return dict(context.ranks.gather({})[0])
+    return context.ranks.on_main(lambda: _curate(context, name, stage))
+
+
+def _curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
+    samples = list(context.samples(context.data(stage.data)))
+    counts: dict[str, int] = {}
+    for place, step in enumerate(stage.steps):
+        kind, options = curations.options(step)
+        samples = list(curations[kind](samples, context.recipe.seed, **options))
+        counts[f"after_{place + 1}_{kind}"] = len(samples)
+    if not samples:
+        raise UserError(f"stage '{name}' left no sample; counts after each step: {counts}")
+    text = "".join(json.dumps(sample.to_json(), ensure_ascii=False) + "\n" for sample in samples)
+    write_atomically(context, f"data/{name}.jsonl", text)
+    return {"samples": len(samples), **counts}

@@ -34,7 +34,6 @@ def encoded(
     `max_refused`: the share of rows that may be refused; default: what the recipe says of the data.
     """
     data = context.data(name)
-    cache = Path(context.folder).parent / ".cache"
     with context.terminal.bar(f"tokenising {name}", data.count, "rows") as bar:
         seen = 0
 
@@ -43,15 +42,19 @@ def encoded(
             bar.advance(rows - seen)
             seen = rows
 
-        return encode(
-            context.samples(data),
-            tokenizer,
-            rendering,
-            cache,
-            content=context.data_fingerprint(data),
-            max_refused=data.max_refused if max_refused is None else max_refused,
-            progress=progress,
-        )
+        def stored() -> EncodedDataset:
+            return encode(
+                context.samples(data),
+                tokenizer,
+                rendering,
+                Path(context.folder).parent / ".cache",
+                content=context.data_fingerprint(data),
+                max_refused=data.max_refused if max_refused is None else max_refused,
+                progress=progress,
+            )
+
+        context.ranks.on_main(lambda: len(stored()))  # the other ranks then open what the first one made
+        return stored()
 
 
 def prompts_of(

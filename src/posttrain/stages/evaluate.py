@@ -4,6 +4,7 @@ import json
 import time
 from typing import Any
 
+from posttrain.errors import UserError
 from posttrain.evaluation import Answer
 from posttrain.recipe import Evaluate
 from posttrain.stages.asking import ask, counting, plan_questions, questions
@@ -19,10 +20,7 @@ def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
 
 def run_evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
     """Draw and score answers; writes `results/<stage>.json` and `samples/<stage>.jsonl`."""
-    summary: dict[str, Any] = {}
-    if context.ranks.is_main:
-        summary = _evaluate(context, name, stage)
-    return dict(context.ranks.gather(summary)[0])
+    return context.ranks.on_main(lambda: _evaluate(context, name, stage))
 
 
 def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
@@ -48,8 +46,7 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
             progress=counting(context, bar),
         )
     seconds = time.perf_counter() - started
-    (context.folder / "samples").mkdir(parents=True, exist_ok=True)
-    (context.folder / "samples" / f"{name}.jsonl").unlink(missing_ok=True)
+    context.journal.restart_stage()
     context.journal.answers(name, rows)
     tokens = sum(int(row["tokens"]) for row in rows)
     content = {
@@ -68,9 +65,13 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
 
 
 def write_atomically(context: Context, name: str, text: str) -> None:
-    """Write a file of the run folder, whole or not at all."""
+    """Write a file of the run folder, whole or not at all. Raises `UserError` when it cannot be written."""
     path = context.folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from error

@@ -25,10 +25,7 @@ def run_generate(context: Context, name: str, stage: Generate) -> dict[str, Any]
 
     Identical answers to one question are kept once. Raises `UserError` when nothing is kept.
     """
-    summary: dict[str, Any] = {}
-    if context.ranks.is_main:
-        summary = _generate(context, name, stage)
-    return dict(context.ranks.gather(summary)[0])
+    return context.ranks.on_main(lambda: _generate(context, name, stage))
 
 
 def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
@@ -48,6 +45,7 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
             record=answers.append,
             progress=counting(context, bar),
         )
+    context.journal.restart_stage()
     context.journal.answers(name, (answer.to_json() for answer in answers))
     kept = {(a.sample_id, a.text): a for a in answers if _is_kept(a, stage.keep)}
     if not kept:

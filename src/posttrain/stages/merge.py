@@ -23,22 +23,24 @@ def plan_merge(context: Context, name: str, stage: Merge) -> Plan:
     return Plan({"models": len(stage.models)})
 
 
-@torch.no_grad()
 def run_merge(context: Context, name: str, stage: Merge) -> dict[str, Any]:
     """Average in float32, parameter by parameter, and save. Raises `UserError` when the models' shapes differ."""
-    if context.ranks.is_main:
-        weights = stage.weights or [1.0] * len(stage.models)
-        shares = [weight / sum(weights) for weight in weights]
-        merged = load_policy(context, stage.models[0])
-        # Tied weights appear once among the named parameters, so nothing is averaged twice.
-        total = {key: shares[0] * p.float() for key, p in merged.model.named_parameters()}
-        for other, share in zip(stage.models[1:], shares[1:], strict=True):
-            for key, parameter in load_policy(context, other).model.named_parameters():
-                if key not in total or total[key].shape != parameter.shape:
-                    raise UserError(f"stage '{name}': '{stage.models[0]}' and '{other}' differ at parameter '{key}'")
-                total[key] += share * parameter.float()
-        for key, parameter in merged.model.named_parameters():
-            parameter.copy_(total[key])
-        merged.save(context.folder / "models" / name)
-    context.ranks.wait()
+    context.ranks.on_main(lambda: _merge(context, name, stage))
     return {"models": len(stage.models)}
+
+
+@torch.no_grad()
+def _merge(context: Context, name: str, stage: Merge) -> None:
+    weights = stage.weights or [1.0] * len(stage.models)
+    shares = [weight / sum(weights) for weight in weights]
+    merged = load_policy(context, stage.models[0])
+    # Tied weights appear once among the named parameters, so nothing is averaged twice.
+    total = {key: shares[0] * p.float() for key, p in merged.model.named_parameters()}
+    for other, share in zip(stage.models[1:], shares[1:], strict=True):
+        for key, parameter in load_policy(context, other).model.named_parameters():
+            if key not in total or total[key].shape != parameter.shape:
+                raise UserError(f"stage '{name}': '{stage.models[0]}' and '{other}' differ at parameter '{key}'")
+            total[key] += share * parameter.float()
+    for key, parameter in merged.model.named_parameters():
+        parameter.copy_(total[key])
+    merged.save(context.folder / "models" / name)

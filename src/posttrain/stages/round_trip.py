@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from posttrain.data import Sequence
 from posttrain.data.batch import collate
 from posttrain.data.token_store import EncodedDataset
 from posttrain.generation import Prompt, Sampling
 from posttrain.generation.local import LocalEngine
 from posttrain.policy import ModelOptions, Policy
+from posttrain.training.ranks import Ranks
+from posttrain.training.sharding import is_sharded
 
 ROWS = 4
 LARGEST = 2 * 10**9
@@ -20,32 +24,39 @@ class SavedModelDiffersError(Exception):
 
 
 @torch.no_grad()
-def check_saved(policy: Policy, folder: Path, dataset: EncodedDataset) -> dict[str, float]:
+def check_saved(policy: Policy, folder: Path, dataset: EncodedDataset, ranks: Ranks) -> dict[str, float]:
     """Largest difference of log-probs on a few training rows between the trained and the reloaded model.
 
-    Raises `SavedModelDiffersError` when it is above what rounding explains, or when greedy answers differ although
-    the log-probs are the same to 1e-5.
+    Every rank must call this (sharded weights need all of them); the first one loads and compares. Raises
+    `SavedModelDiffersError` when the difference is above what rounding explains, or when greedy answers differ although
+    the log-probs are the same to 1e-5. Answers of sharded models are not compared.
     """
     if sum(p.numel() for p in policy.model.parameters()) > LARGEST:
         return {}
+    policy.model.eval()
+    rows = [dataset[index] for index in range(min(ROWS, len(dataset)))]
+    trained = policy.scores(collate(rows, layout=policy.layout).to(policy.device)).logprobs
+    return ranks.on_main(lambda: _compare(policy, folder, rows, trained))
+
+
+def _compare(policy: Policy, folder: Path, rows: list[Sequence], trained: Tensor) -> dict[str, float]:
     dtype = next(policy.model.parameters()).dtype
     options = ModelOptions(dtype="bfloat16" if dtype == torch.bfloat16 else "float32")
     saved = Policy.load(str(folder), options, policy.device)
-    policy.model.eval()
-    rows = [dataset[index] for index in range(min(ROWS, len(dataset)))]
-    batch = collate(rows, layout=policy.layout).to(policy.device)
-    packed = collate(rows, layout=saved.layout).to(policy.device)
-    difference = float((policy.scores(batch).logprobs - saved.scores(packed).logprobs).abs().max())
+    again = saved.scores(collate(rows, layout=saved.layout).to(policy.device)).logprobs
+    difference = float((trained - again).abs().max())
     limit = 1e-3 if dtype == torch.float32 and not policy.autocast else 0.3
-    if difference > limit:
+    if not difference <= limit:
         raise SavedModelDiffersError(
             f"the model saved in '{folder}' gives other log-probs than the trained one (difference {difference:.3g}, "
             f"allowed {limit:g}): do not use that folder; the last checkpoint holds the trained weights"
         )
+    if is_sharded(policy):
+        return {"reload_difference": difference}
     prompts = [Prompt(row.tokens[: int(row.target.argmax())]) for row in rows]
     sampling = Sampling(max_new_tokens=16, temperature=0.0)
-    trained, reloaded = (LocalEngine(p.model, p.tokenizer).generate(prompts, 1, sampling) for p in (policy, saved))
-    same = sum(a.text == b.text for a, b in zip(trained, reloaded, strict=True))
+    answers, repeated = (LocalEngine(p.model, p.tokenizer).generate(prompts, 1, sampling) for p in (policy, saved))
+    same = sum(a.text == b.text for a, b in zip(answers, repeated, strict=True))
     if same < len(rows) and difference < 1e-5:
         raise SavedModelDiffersError(f"the model saved in '{folder}' gives other greedy answers than the trained one")
     return {"reload_difference": difference, "reload_same_answers": same / len(rows)}

@@ -1,12 +1,15 @@
 """The train stage: a model, a data set and an objective become a better model."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from posttrain.adaptation import adapters
 from posttrain.data.token_store import EncodedDataset
+from posttrain.errors import UserError
 from posttrain.objectives import Objective, build_objective
 from posttrain.policy import ModelOptions, Policy, Reference, load_tokenizer
 from posttrain.recipe import Model, Train
@@ -16,11 +19,13 @@ from posttrain.stages.encoded import encoded, rendering_of
 from posttrain.stages.plan import Plan
 from posttrain.stages.round_trip import check_saved
 from posttrain.stages.shape import Shape
-from posttrain.stages.watching import Watcher
+from posttrain.stages.watching import HELD_OUT, Watcher, check_watch
+from posttrain.terminal import Bar
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.loop import EarlyStopping, Loop, LoopSettings, Progress, train
 from posttrain.training.optimisers import build_optimiser
 from posttrain.training.schedules import learning_rate_factor
+from posttrain.training.sharding import model_state, shard
 
 
 def plan_train(context: Context, name: str, stage: Train) -> Plan:
@@ -31,10 +36,10 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     if stage.reference is not None:
         context.model(stage.reference)
     build_optimiser([("check", torch.nn.Parameter(torch.zeros(1)))], stage.optimizer, lr=stage.lr)
-    if stage.watch is not None:
-        context.data(stage.watch.data)
+    _check_sharding(context, stage)
     origin = context.origin(stage.init_from)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
+    check_watch(context, stage, tokenizer, shape.context)
     numbers: dict[str, int | float | str] = {"parameters": shape.parameters}
     data = context.data(stage.data)
     if data.stage is not None:
@@ -73,50 +78,79 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
         policy = _adapted(policy, stage, context.recipe.seed)
         if objective.needs_reference and stage.reference is None:
             policy.keep_reference()
+    if _is_sharded(context, stage):
+        shard(policy, context.ranks)
     dataset = encoded(context, stage.data, policy.tokenizer, rendering_of(stage, policy.model))
-    source = _source(context, stage, dataset)
-    steps = stage.steps or source.steps
-    optimiser = build_optimiser(
-        policy.trainable_parameters(), stage.optimizer, lr=stage.lr, weight_decay=stage.weight_decay, betas=stage.betas
-    )
-    fingerprint = context.stage_fingerprint(name)
-    folder = context.folder / "checkpoints"
-    watcher = Watcher(context, name, stage, policy) if stage.watch else None
-    best = CheckpointStore(folder / f"{name}-best", fingerprint) if stage.early_stopping else None
-    checkpoints = CheckpointStore(folder / name, fingerprint)
+    steps = stage.steps or _source(context, stage, dataset).steps
     with context.terminal.bar(f"training {name}", steps, "steps") as bar:
-        shown = 0
-
-        def show(step: int, row: dict[str, float]) -> None:
-            nonlocal shown
-            bar.advance(step - shown, f"loss {row['loss']:.4f}, {row['tokens_per_second']:,.0f} trained tokens/s")
-            shown = step
-
-        loop = Loop(
-            policy=policy,
-            source=source,
-            objective=objective,
-            optimiser=optimiser,
-            learning_rate=lambda step: stage.lr * _factor(stage, step, steps),
-            settings=_settings(context, name, stage, steps, len(dataset)),
-            journal=context.journal,
-            ranks=context.ranks,
-            checkpoints=checkpoints,
-            best=best,
-            evaluate=watcher,
-            should_stop=context.should_stop,
-            show=show,
-            faults=context.folder / "faults",
-        )
-        progress = train(loop)
-    summary = _summary(progress, dataset)
+        loop = _loop(context, name, stage, policy, objective, dataset, steps)
+        progress = train(replace(loop, show=_shown_on(bar)))
     target = context.folder / "models" / name
-    if context.ranks.is_main:
-        policy.save(target)
-        summary |= check_saved(policy, target, dataset)
-        checkpoints.clear()
-    context.ranks.wait()
-    return summary
+    state = model_state(policy, keep=context.ranks.is_main)
+    context.ranks.on_main(lambda: policy.save(target, state_dict=state))
+    return _summary(progress, dataset) | check_saved(policy, target, dataset, context.ranks)
+
+
+def _loop(
+    context: Context,
+    name: str,
+    stage: Train,
+    policy: Policy,
+    objective: Objective,
+    dataset: EncodedDataset,
+    steps: int,
+) -> Loop:
+    fingerprint = context.stage_fingerprint(name)
+    folder = context.folder / "checkpoints" / name
+    return Loop(
+        policy=policy,
+        source=_source(context, stage, dataset),
+        objective=objective,
+        optimiser=build_optimiser(
+            policy.trainable_parameters(),
+            stage.optimizer,
+            lr=stage.lr,
+            weight_decay=stage.weight_decay,
+            betas=stage.betas,
+        ),
+        learning_rate=lambda step: stage.lr * _factor(stage, step, steps),
+        settings=_settings(context, name, stage, steps, len(dataset)),
+        journal=context.journal,
+        ranks=context.ranks,
+        checkpoints=CheckpointStore(folder, fingerprint),
+        best=CheckpointStore(folder / "best", fingerprint) if stage.early_stopping else None,
+        evaluate=Watcher(context, name, stage, policy) if stage.watch else None,
+        should_stop=context.should_stop,
+        faults=context.folder / "faults",
+    )
+
+
+def _shown_on(bar: Bar) -> Callable[[int, dict[str, float]], None]:
+    shown = 0
+
+    def show(step: int, row: dict[str, float]) -> None:
+        nonlocal shown
+        bar.advance(step - shown, f"loss {row['loss']:.4f}, {row['tokens_per_second']:,.0f} trained tokens/s")
+        shown = step
+
+    return show
+
+
+def _is_sharded(context: Context, stage: Train) -> bool:
+    wanted = stage.sharding == "fsdp" or (stage.sharding == "auto" and context.ranks.launched_with_fsdp)
+    return wanted and context.ranks.count > 1
+
+
+def _check_sharding(context: Context, stage: Train) -> None:
+    if not _is_sharded(context, stage):
+        return
+    if stage.watch is not None and stage.watch.generate:
+        raise UserError(
+            "answers cannot be drawn while the weights are cut over ranks: set watch.generate=false (the held-out loss "
+            "is still measured), add an evaluate stage after this one, or train with sharding=none"
+        )
+    if stage.optimizer == "adafactor":
+        raise UserError("optimizer 'adafactor' cannot be used with sharding: its moments do not follow the weights")
 
 
 def load_policy(context: Context, name: str) -> Policy:
@@ -171,7 +205,6 @@ def _factor(stage: Train, step: int, steps: int) -> float:
 
 
 def _settings(context: Context, name: str, stage: Train, steps: int, samples: int) -> LoopSettings:
-    rule = stage.early_stopping
     return LoopSettings(
         stage=name,
         steps=steps,
@@ -182,13 +215,22 @@ def _settings(context: Context, name: str, stage: Train, steps: int, samples: in
         log_every=stage.log_every,
         checkpoint_every=stage.checkpoint_every,
         evaluate_every=stage.watch.every if stage.watch else None,
-        early_stopping=EarlyStopping(rule.metric, rule.patience, rule.larger_is_better) if rule else None,
+        early_stopping=_early_stopping(stage),
     )
+
+
+def _early_stopping(stage: Train) -> EarlyStopping | None:
+    rule = stage.early_stopping
+    if rule is None:
+        return None
+    larger = rule.metric != HELD_OUT if rule.larger_is_better is None else rule.larger_is_better
+    return EarlyStopping(rule.metric, rule.patience, larger)
 
 
 def _summary(progress: Progress, dataset: EncodedDataset) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "steps": progress.step,
+        "seconds": round(progress.seconds, 3),
         "loss": progress.last.get("loss"),
         "trained_tokens": progress.tokens,
         "samples": len(dataset),

@@ -1,20 +1,44 @@
 """Evaluation while a model trains: held-out loss, and generated answers scored like everywhere else."""
 
+from itertools import islice
 from typing import Any
 
 import torch
 
-from posttrain.data import Sequence
+from posttrain.data import Sample, Sequence
 from posttrain.data.batch import collate, micro_batches
 from posttrain.data.rendering import render_batch
 from posttrain.data.turns import Refusal
+from posttrain.errors import UserError, nearest
 from posttrain.policy import Policy
-from posttrain.recipe import Train
+from posttrain.recipe import Train, Watch
 from posttrain.stages.asking import ask, questions
 from posttrain.stages.context import Context
-from posttrain.stages.encoded import rendering_of
+from posttrain.stages.encoded import prompts_of, rendering_of
 
+HELD_OUT = "held_out_loss"
 SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "mean_length", "truncated", "format_validity", "errors")
+
+
+def watched(context: Context, watch: Watch) -> list[Sample]:
+    """The samples of an evaluation; where no answers are drawn, they need none to be scored against."""
+    if watch.generate:
+        return questions(context, watch.data, watch.count)
+    return list(islice(context.samples(context.data(watch.data)), watch.count))
+
+
+def check_watch(context: Context, stage: Train, tokenizer: Any, limit: int) -> None:
+    """Refuse before the start what an evaluation would stumble over: questions, their length, the metric's name."""
+    watch, rule = stage.watch, stage.early_stopping
+    if watch is None:
+        return
+    if context.data(watch.data).stage is None:
+        samples = watched(context, watch)
+        if watch.generate:
+            prompts_of(samples, tokenizer, stage.template, watch.max_new_tokens, limit)
+    known = (HELD_OUT, *(SHOWN if watch.generate else ()))
+    if rule is not None and rule.metric not in known and not (watch.generate and "@" in rule.metric):
+        raise UserError(f"early_stopping.metric '{rule.metric}' is not measured here: {nearest(rule.metric, known)}")
 
 
 class Watcher:
@@ -23,22 +47,21 @@ class Watcher:
     def __init__(self, context: Context, name: str, stage: Train, policy: Policy) -> None:
         assert stage.watch is not None
         self.context, self.name, self.stage, self.watch, self.policy = context, name, stage, stage.watch, policy
-        self.samples = questions(context, stage.watch.data, stage.watch.count)
+        self.samples = watched(context, stage.watch)
         rendered = render_batch(self.samples, policy.tokenizer, rendering_of(stage, policy.model))
         self.held_out = [item.sequence for item in rendered if not isinstance(item, Refusal)]
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Metrics after `step` steps, the same on every rank. The first rank does the work."""
-        metrics = self._measure(step) if self.context.ranks.is_main else {}
-        return dict(self.context.ranks.gather(metrics)[0])
+        """Metrics after `step` steps, the same on every rank.
 
-    def _measure(self, step: int) -> dict[str, float]:
+        All ranks run the same passes for the held-out loss (which sharded weights need); the first one draws answers.
+        """
         metrics: dict[str, float] = {}
         if self.held_out:
-            metrics["held_out_loss"] = -mean_logprob(self.policy, self.held_out, self.stage.micro_batch_tokens)
+            metrics[HELD_OUT] = -mean_logprob(self.policy, self.held_out, self.stage.micro_batch_tokens)
         if self.watch.generate:
-            metrics |= self._answers(step)
-        return metrics
+            metrics |= self.context.ranks.on_main(lambda: self._answers(step))
+        return dict(self.context.ranks.gather(metrics)[0])
 
     def _answers(self, step: int) -> dict[str, float]:
         rows: list[dict[str, Any]] = []

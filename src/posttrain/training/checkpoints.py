@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from posttrain.errors import UserError
+
+PARTIAL = ".partial"
+FULL = 2**24
+"""Bytes free; below this a failed write is put down to the disk."""
 
 
 @dataclass(frozen=True)
@@ -27,67 +32,77 @@ class Checkpoint:
         return load_file(self.folder / "weights.safetensors")
 
     def optimiser(self) -> dict[str, Any]:
-        """The optimiser's state."""
+        """The optimiser's state, on the CPU."""
         state: dict[str, Any] = torch.load(self.folder / "optimiser.pt", map_location="cpu", weights_only=True)
         return state
 
 
 class CheckpointStore:
-    """The checkpoints of one stage, newest first. Each is written beside its place and renamed when it is whole."""
+    """The checkpoints of one stage. Each is written beside its place and renamed when it is whole and on the disk.
 
-    def __init__(self, folder: Path, fingerprint: str, keep: int = 1) -> None:
-        self.folder, self.fingerprint, self.keep = folder, fingerprint, keep
+    Writing and dropping are two calls: what a new checkpoint replaces goes only when nothing refers to it any more.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder, self.fingerprint = folder, fingerprint
 
     def save(self, step: int, weights: dict[str, Tensor], optimiser: dict[str, Any], state: dict[str, Any]) -> None:
-        """Write the checkpoint of `step` and drop those beyond `keep`.
+        """Write the checkpoint of `step`; one that is there already is replaced.
 
         Raises `UserError` when it cannot be written (disk full); earlier checkpoints are untouched then.
         """
-        target = self.folder / f"step-{step:08d}"
-        partial = target.with_suffix(".partial")
+        target = self._place(step)
+        partial = target.with_suffix(PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            save_file({name: t.contiguous() for name, t in weights.items()}, partial / "weights.safetensors")
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial / "weights.safetensors")
             torch.save(optimiser, partial / "optimiser.pt")
             content = {"step": step, "fingerprint": self.fingerprint, "state": state}
-            (partial / "state.json").write_text(json.dumps(content))
-            for file in partial.iterdir():
-                _flush(file)
-            shutil.rmtree(target, ignore_errors=True)
+            (partial / "state.json").write_text(json.dumps(content), encoding="utf-8")
+            for path in (*partial.iterdir(), partial):
+                _flush(path)
+            _drop(target)
             partial.rename(target)
             _flush(self.folder)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
-                f"cannot write checkpoint '{target}': {error}; earlier checkpoints are whole, "
+                f"cannot write checkpoint '{target}': {_cause(error, self.folder)}; what was saved before is whole: "
                 "make room and run the same command again"
             ) from error
-        for old in self._whole()[self.keep :]:
-            shutil.rmtree(old)
 
-    def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None.
+    def keep_only(self, step: int) -> None:
+        """Drop every checkpoint but the one of `step`, and what half-written ones left behind."""
+        kept = self._place(step)
+        for folder in self.folder.glob("step-*"):
+            if folder != kept:
+                _drop(folder)
+
+    def at(self, step: int) -> Checkpoint | None:
+        """The whole checkpoint of `step`, or None.
 
         Raises `UserError` when it belongs to another recipe.
         """
-        for folder in self._whole():
-            content = json.loads((folder / "state.json").read_text())
-            if content["fingerprint"] != self.fingerprint:
-                raise UserError(
-                    f"checkpoint '{folder}' was written by another recipe (or other data, or another start): "
-                    "give another 'out' folder, set 'resume=false' to start over, or go back to that recipe"
-                )
-            return Checkpoint(folder, content["step"], content["state"])
-        return None
+        folder = self._place(step)
+        if not (folder / "state.json").is_file():
+            return None
+        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        if content["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"checkpoint '{folder}' was written by another recipe (or other data, or another start): "
+                "give another 'out' folder, set 'resume=false' to start over, or go back to that recipe"
+            )
+        return Checkpoint(folder, content["step"], content["state"])
 
-    def clear(self) -> None:
-        """Remove every checkpoint, half-written ones too."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None. Raises `UserError` as `at` does."""
+        steps = [int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*") if p.suffix != PARTIAL]
+        found = (self.at(step) for step in sorted(steps, reverse=True))
+        return next((checkpoint for checkpoint in found if checkpoint is not None), None)
 
-    def _whole(self) -> list[Path]:
-        found = [p for p in self.folder.glob("step-*") if p.suffix != ".partial" and (p / "state.json").is_file()]
-        return sorted(found, reverse=True)
+    def _place(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
 
 
 def _flush(path: Path) -> None:
@@ -97,3 +112,16 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _drop(folder: Path) -> None:
+    """Remove a checkpoint; one that is half removed is not whole."""
+    (folder / "state.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cause(error: Exception, folder: Path) -> str:
+    """torch and safetensors do not always say that the disk is full."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    full = folder.exists() and shutil.disk_usage(folder).free < FULL and "space" not in said
+    return f"no space left on the device ({said})" if full else said

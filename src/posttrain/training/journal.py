@@ -1,30 +1,31 @@
 """What a run writes while it goes: `metrics.jsonl`, `samples/*.jsonl`, and trackers by name."""
 
-import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import UserError, nearest
+from posttrain.errors import UserError
+from posttrain.training.trackers import start_tracker
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
+METRICS = "metrics.jsonl"
 
 
 class Journal:
-    """Append-only JSON lines of a run directory.
+    """Append-only JSON lines of a run directory. Only an `active` one (the first rank's) writes.
 
-    `position()` and `rewind()` make resuming exact: what was written after the checkpoint that a run goes on from is
-    cut off, because it will be written again.
+    `position()` and `rewind()` make resuming exact: what was written after the moment that a run goes on from is cut
+    off, because it will be written again.
     """
 
     def __init__(self, folder: Path, *, active: bool = True, trackers: Iterable[str] = ()) -> None:
         self.folder, self.active = folder, active
-        self._trackers = [_tracker(name, folder) for name in trackers] if active else []
+        self._start: dict[str, int] | None = None
+        self._trackers = [start_tracker(name, folder) for name in trackers] if active else []
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """One line of `metrics.jsonl`: `stage`, `step`, `kind` and numbers."""
-        self._append("metrics.jsonl", [row])
+        self._append(METRICS, [row])
         for tracker in self._trackers:
             tracker.log(row)
 
@@ -32,9 +33,19 @@ class Journal:
         """Generated answers, one line each, to `samples/<stage>.jsonl`."""
         self._append(f"samples/{stage}.jsonl", rows)
 
+    def begin_stage(self, start: Mapping[str, int] | None = None) -> dict[str, int]:
+        """A stage begins here, or began at `start` in an earlier call. Returns where, for the manifest."""
+        self._start = self.position() if start is None else dict(start)
+        return self._start
+
+    def restart_stage(self) -> None:
+        """Cut off what earlier calls wrote of this stage: it is done again from its beginning."""
+        if self._start is not None:
+            self.rewind(self._start)
+
     def position(self) -> dict[str, int]:
         """Sizes of the files as they are now."""
-        paths = [self.folder / "metrics.jsonl", *sorted((self.folder / "samples").glob("*.jsonl"))]
+        paths = [self.folder / METRICS, *sorted((self.folder / "samples").glob("*.jsonl"))]
         return {str(path.relative_to(self.folder)): path.stat().st_size for path in paths if path.exists()}
 
     def rewind(self, position: Mapping[str, int]) -> None:
@@ -58,55 +69,12 @@ class Journal:
         if not self.active:
             return
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         except OSError as error:
-            raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
-
-
-class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer: Any = SummaryWriter(folder / "tensorboard")
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        for name, value in _numbers(row).items():
-            self.writer.add_scalar(f"{row['stage']}/{name}", value, row["step"])
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class _RunTracker:
-    """Weights & Biases, or trackio, which has the same interface."""
-
-    def __init__(self, module: Any, folder: Path) -> None:
-        self.module = module
-        module.init(project="posttrain", name=folder.name, dir=str(folder))
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        self.module.log({f"{row['stage']}/{name}": value for name, value in _numbers(row).items()})
-
-    def close(self) -> None:
-        self.module.finish()
-
-
-def _tracker(name: str, folder: Path) -> Any:
-    check_trackers([name])
-    return _TensorBoard(folder) if name == "tensorboard" else _RunTracker(importlib.import_module(name), folder)
-
-
-def check_trackers(names: Iterable[str]) -> None:
-    """Raises `UserError` for an unknown tracker and for one that is not installed."""
-    for name in names:
-        if name not in TRACKERS:
-            raise UserError(f"unknown tracker '{name}': {nearest(name, TRACKERS)}")
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"tracker '{name}' is not installed: pip install 'posttrain[{name}]'")
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "step"}
+            raise UserError(
+                f"cannot write '{path}': {error.strerror or error}; mend that and run the same command again: it goes "
+                "on from the last checkpoint"
+            ) from error

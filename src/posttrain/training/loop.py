@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from posttrain.errors import UserError
 from posttrain.objectives import Objective
@@ -17,7 +17,14 @@ from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.faults import check_finite
 from posttrain.training.journal import Journal
 from posttrain.training.ranks import Ranks
-from posttrain.training.step import Position, StepResult, Stopwatch, accumulate_gradients
+from posttrain.training.sharding import (
+    load_optimiser_state,
+    load_trained_weights,
+    optimiser_state,
+    trained_weights,
+    whole,
+)
+from posttrain.training.step import Position, Stopwatch, accumulate_gradients
 
 Evaluate = Callable[[int], dict[str, float]]
 """Evaluation after some steps: metric name -> value. It writes its answers itself."""
@@ -54,12 +61,13 @@ class EarlyStopping:
 
 @dataclass
 class Progress:
-    """What the loop keeps from step to step, and a checkpoint from run to run."""
+    """What the loop keeps from step to step, and a checkpoint from run to run. `evaluated`: the last step that was."""
 
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
     input_tokens: int = 0
+    evaluated: int = -1
     best: float | None = None
     best_step: int = 0
     since_best: int = 0
@@ -93,25 +101,25 @@ def train(loop: Loop) -> Progress:
     `UserError` for a step without a trained token.
     """
     progress = _restore(loop)
-    settings = loop.settings
-    if progress.step == 0 and loop.evaluate and settings.evaluate_every:
-        _evaluate(loop, progress)
+    saved = progress.step if progress else -1
+    progress = progress or Progress()
     started = time.perf_counter() - progress.seconds
-    while progress.step < settings.steps and not _is_exhausted(loop, progress):
+    while True:
+        improved = _evaluate_if_due(loop, progress)
+        ended = progress.step >= loop.settings.steps or _is_exhausted(loop, progress)
+        stopping = any(loop.ranks.gather(loop.should_stop())) and not ended
+        progress.seconds = time.perf_counter() - started
+        if progress.step != saved and (stopping or improved or _is_checkpoint_due(loop, progress, ended)):
+            _save(loop, progress)
+            saved = progress.step
+        if ended:
+            break
+        if stopping:
+            raise Interrupted
         row = _one_step(loop, progress)
         progress.seconds = time.perf_counter() - started
         _log(loop, progress, row)
-        last = progress.step == settings.steps
-        if loop.evaluate and settings.evaluate_every and (progress.step % settings.evaluate_every == 0 or last):
-            _evaluate(loop, progress)
-        stopping = any(loop.ranks.gather(loop.should_stop()))
-        due = settings.checkpoint_every and progress.step % settings.checkpoint_every == 0
-        if (due or stopping) and not last:
-            _save(loop, progress)
-        if stopping and not last:
-            raise Interrupted
-    if loop.best is not None and loop.best.latest() is not None:
-        _load_weights(loop.policy, loop.best.latest().weights())  # type: ignore[union-attr]
+    _load_best(loop, progress)
     return progress
 
 
@@ -119,8 +127,7 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     """Forward, backward and update of one step; its row of metrics."""
     settings, watch = loop.settings, Stopwatch(loop.policy.device)
     start = time.perf_counter()
-    # Dropout draws from torch's global stream: seeding it each step makes the step a function of (seed, step, rank).
-    torch.manual_seed((settings.seed * 1_000_003 + progress.step) * 1_009 + loop.ranks.rank)
+    _seed_dropout(settings.seed, progress.step, loop.ranks.rank)
     with watch.lap("time/source"):
         sequences = loop.source.next(progress.step, loop.policy)
     loop.policy.model.train()
@@ -129,7 +136,11 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
         loop.policy, loop.objective, sequences, settings.token_budget, position, loop.ranks, watch
     )
     with watch.lap("time/optimiser"):
-        norm, rate = _update(loop, progress.step, result)
+        parameters = [p for _, p in loop.policy.trainable_parameters()]
+        loop.ranks.add_gradients(parameters)
+        norm = gradient_norm(parameters)
+        check_finite(loop.faults, settings.stage, progress.step + 1, result, norm, sequences, loop.ranks)
+        rate = _update(loop, progress.step, parameters, norm)
     loop.policy.model.eval()
     progress.step += 1
     progress.tokens += result.tokens
@@ -150,12 +161,13 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     }
 
 
-def _update(loop: Loop, step: int, result: StepResult) -> tuple[float, float]:
-    """Join the ranks' gradients, check, clip and step. Returns the gradient's norm before clipping and the rate."""
-    parameters = [p for _, p in loop.policy.trainable_parameters()]
-    loop.ranks.add_gradients(parameters)
-    norm = gradient_norm(parameters)
-    check_finite(loop.faults, loop.settings.stage, step, result, norm, loop.ranks)
+def _seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Dropout draws from torch's global stream: seeded here, a step is a function of (seed, step, rank) alone."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
+
+
+def _update(loop: Loop, step: int, parameters: list[nn.Parameter], norm: float) -> float:
+    """Clip the gradient, whose norm is `norm`, and step. Returns the learning rate."""
     clip = loop.settings.gradient_clip
     if clip is not None and norm > clip:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], clip / norm)
@@ -164,13 +176,13 @@ def _update(loop: Loop, step: int, result: StepResult) -> tuple[float, float]:
         group["lr"] = rate * group.get("lr_factor", 1.0)
     loop.optimiser.step()
     loop.optimiser.zero_grad(set_to_none=True)
-    return norm, rate
+    return rate
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> float:
-    """L2 norm of all gradients together."""
+    """L2 norm of all gradients together, shards of all ranks included."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+    return float(whole(torch.nn.utils.get_total_norm(gradients))) if gradients else 0.0
 
 
 def _log(loop: Loop, progress: Progress, row: dict[str, float]) -> None:
@@ -181,26 +193,29 @@ def _log(loop: Loop, progress: Progress, row: dict[str, float]) -> None:
         loop.journal.metrics({**head, "seconds": round(progress.seconds, 4), **row})
 
 
-def _evaluate(loop: Loop, progress: Progress) -> None:
-    assert loop.evaluate is not None
-    loop.policy.model.eval()
+def _evaluate_if_due(loop: Loop, progress: Progress) -> bool:
+    """Evaluate before the first step, at every so many, and after the last. Is this the best so far?"""
+    every = loop.settings.evaluate_every
+    due = every and (progress.step % every == 0 or progress.step == loop.settings.steps)
+    if loop.evaluate is None or not due or progress.evaluated == progress.step:
+        return False
     metrics = loop.evaluate(progress.step)
+    progress.evaluated = progress.step
     head = {"stage": loop.settings.stage, "step": progress.step, "kind": "evaluation"}
     loop.journal.metrics({**head, "seconds": round(progress.seconds, 4), **metrics})
     rule = loop.settings.early_stopping
     if rule is None:
-        return
+        return False
     if rule.metric not in metrics:
         raise UserError(
             f"early_stopping.metric '{rule.metric}' is not measured; measured: {', '.join(sorted(metrics))}"
         )
     value = metrics[rule.metric] * (1 if rule.larger_is_better else -1)
-    if progress.best is None or value > progress.best:
-        progress.best, progress.best_step, progress.since_best = value, progress.step, 0
-        if loop.best is not None and loop.ranks.is_main:
-            loop.best.save(progress.step, _trainable(loop.policy), {}, {})
-    else:
-        progress.since_best += 1
+    progress.since_best += 1
+    if progress.best is not None and value <= progress.best:
+        return False
+    progress.best, progress.best_step, progress.since_best = value, progress.step, 0
+    return True
 
 
 def _is_exhausted(loop: Loop, progress: Progress) -> bool:
@@ -208,36 +223,52 @@ def _is_exhausted(loop: Loop, progress: Progress) -> bool:
     return rule is not None and progress.since_best >= rule.patience
 
 
-def _trainable(policy: Policy) -> dict[str, Tensor]:
-    return {name: p.detach().cpu() for name, p in policy.trainable_parameters()}
+def _is_checkpoint_due(loop: Loop, progress: Progress, ended: bool) -> bool:
+    """At every so many steps, and at the end: what comes then (saving, checking) may be cut off too."""
+    every = loop.settings.checkpoint_every
+    return every is not None and progress.step > 0 and (ended or progress.step % every == 0)
 
 
 def _save(loop: Loop, progress: Progress) -> None:
-    if loop.checkpoints is None:
-        return
-    state: dict[str, Any] = {
-        "progress": vars(progress).copy(),
-        "source": loop.source.state(),
-        "journal": loop.journal.position(),
-    }
-    if loop.ranks.is_main:
-        loop.checkpoints.save(progress.step, _trainable(loop.policy), loop.optimiser.state_dict(), state)
-    loop.ranks.wait()
+    """Write a checkpoint; the best weights first where this step's are, so that it never refers to what is not there.
+
+    What they replace is dropped only then.
+    """
+    main = loop.ranks.is_main
+    state = {"progress": vars(progress).copy(), "journal": loop.journal.position(), "source": loop.source.state()}
+    weights = trained_weights(loop.policy, keep=main)
+    optimiser = optimiser_state(loop.optimiser, keep=main)
+
+    def write() -> None:
+        if loop.best is not None and progress.best is not None and progress.best_step == progress.step:
+            loop.best.save(progress.step, weights, {}, {})
+        if loop.checkpoints is not None:
+            loop.checkpoints.save(progress.step, weights, optimiser, state)
+            loop.checkpoints.keep_only(progress.step)
+        if loop.best is not None:
+            loop.best.keep_only(progress.best_step)
+
+    loop.ranks.on_main(write)
 
 
-def _restore(loop: Loop) -> Progress:
+def _restore(loop: Loop) -> Progress | None:
+    """Put everything back as the newest checkpoint has it; what the journal holds beyond it is cut off."""
     checkpoint = loop.checkpoints.latest() if loop.checkpoints else None
     if checkpoint is None:
-        return Progress()
-    _load_weights(loop.policy, checkpoint.weights())
-    loop.optimiser.load_state_dict(checkpoint.optimiser())
+        loop.journal.restart_stage()
+        return None
+    load_trained_weights(loop.policy, checkpoint.weights())
+    load_optimiser_state(loop.optimiser, checkpoint.optimiser())
     loop.source.restore(checkpoint.state["source"])
     loop.journal.rewind(checkpoint.state["journal"])
     loop.ranks.wait()
     return Progress(**checkpoint.state["progress"])
 
 
-@torch.no_grad()
-def _load_weights(policy: Policy, weights: dict[str, Tensor]) -> None:
-    for name, parameter in policy.trainable_parameters():
-        parameter.copy_(weights[name])
+def _load_best(loop: Loop, progress: Progress) -> None:
+    if loop.best is None or progress.best is None:
+        return
+    best = loop.best.at(progress.best_step)
+    if best is None:
+        raise UserError(f"the best weights, of step {progress.best_step}, are no longer in '{loop.best.folder}'")
+    load_trained_weights(loop.policy, best.weights())

@@ -1,19 +1,26 @@
 """One optimiser step's gradient: cut, score, weigh, add up."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as List
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from posttrain.data import Sequence
 from posttrain.data.batch import Batch, collate, micro_batches
 from posttrain.objectives import Objective
+from posttrain.objectives.reduction import Measure
 from posttrain.policy import Policy
 from posttrain.training.ranks import Ranks
+from posttrain.training.sharding import is_sharded
+
+Sums = dict[str, tuple[float, float]]
+"""Metrics on their way to a mean: name -> (sum, count)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,10 @@ class Position:
 
 @dataclass
 class StepResult:
-    """What one step showed, over all ranks: the loss, metrics as means, counts, and seconds by phase on this rank."""
+    """What one step showed, over all ranks: the loss, metrics as means, counts.
+
+    Of this rank alone: the number of micro-batches, and `offending`, the sequences of those whose loss is not finite.
+    """
 
     loss: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -36,7 +46,6 @@ class StepResult:
     input_tokens: int = 0
     sequences: int = 0
     micro_batches: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
     offending: list[Sequence] = field(default_factory=list)
 
 
@@ -75,7 +84,7 @@ class Stopwatch:
 def accumulate_gradients(
     policy: Policy,
     objective: Objective,
-    sequences: list[Sequence],
+    sequences: List[Sequence],
     token_budget: int,
     position: Position,
     ranks: Ranks,
@@ -88,29 +97,54 @@ def accumulate_gradients(
     result = StepResult()
     rows = objective.coefficients(sequences, ranks.gather)
     parts = micro_batches(sequences, token_budget, layout=policy.layout, keep_groups=objective.keeps_groups)
+    cut = [_Part([sequences[row] for row in part], [rows[row] for row in part]) for part in parts]
     values: list[Tensor] = []
-    sums: dict[str, tuple[float, float]] = {}
-    for part in parts:
+    sums: Sums = {}
+    for part in [*cut, *(_fillers(cut, ranks) if is_sharded(policy) else [])]:
         with watch.lap("time/data"):
-            chosen = [sequences[row] for row in part]
-            batch = collate(chosen, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
-            batch = _placed(objective.attach(batch, chosen, [rows[row] for row in part]), position, policy)
+            batch = collate(part.sequences, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
+            batch = _placed(objective.attach(batch, part.sequences, part.rows), position, policy)
         with watch.lap("time/forward"):
             loss = objective.loss(policy, batch)
         with watch.lap("time/backward"):
             if loss.value.requires_grad:
                 loss.value.backward()  # type: ignore[no-untyped-call]
-        values.append(loss.value.detach())
-        sums = add_metrics(sums, loss.metrics)
-        result.tokens += len(batch.tokens)
-        result.input_tokens += sum(len(sequence) for sequence in chosen)
-        result.sequences += len(chosen)
+        if part.counts:
+            values.append(loss.value.detach())
+            sums = add_metrics(sums, loss.metrics)
+            result.tokens += len(batch.tokens)
+            result.input_tokens += sum(len(sequence) for sequence in part.sequences)
+            result.sequences += len(part.sequences)
     finite = [bool(torch.isfinite(value)) for value in values]
-    result.offending = [sequences[row] for part, good in zip(parts, finite, strict=True) if not good for row in part]
-    result.micro_batches = len(parts)
+    result.offending = [s for part, good in zip(cut, finite, strict=True) if not good for s in part.sequences]
+    result.micro_batches = len(cut)
     result.loss = float(sum(values)) if values else 0.0
     _join_ranks(result, sums, ranks)
     return result
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch with its coefficients. One that does not count is only there to keep sharded ranks in step."""
+
+    sequences: list[Sequence]
+    rows: list[Mapping[str, Measure]]
+    counts: bool = True
+
+
+def _fillers(cut: list[_Part], ranks: Ranks) -> list[_Part]:
+    """Micro-batches of weight 0 for a rank that has fewer than others.
+
+    Sharded ranks exchange weights in every pass, so all must run as many. The shortest one is repeated; a rank without
+    any borrows another's.
+    """
+    counts = ranks.gather(len(cut))
+    shortest = cut[0] if cut else None
+    if 0 in counts:
+        shortest = next(part for part in ranks.gather(shortest) if part is not None)
+    assert shortest is not None
+    nothing = [{key: np.zeros_like(value) for key, value in row.items()} for row in shortest.rows]
+    return [_Part(shortest.sequences, list(nothing), counts=False)] * (max(counts) - len(cut))
 
 
 def _placed(batch: Batch, position: Position, policy: Policy) -> Batch:
@@ -124,24 +158,23 @@ def _placed(batch: Batch, position: Position, policy: Policy) -> Batch:
     return placed if policy.device.type == "cpu" else placed.to(policy.device)
 
 
-def add_metrics(
-    sums: dict[str, tuple[float, float]], more: "dict[str, tuple[float, float]] | Any"
-) -> dict[str, tuple[float, float]]:
-    """Add (sum, count) pairs by name."""
+def add_metrics(sums: Sums, more: Mapping[str, tuple[float, float]]) -> Sums:
+    """The (sum, count) pairs of both, added by name."""
+    added = dict(sums)
     for name, (total, count) in more.items():
-        before = sums.get(name, (0.0, 0.0))
-        sums[name] = (before[0] + total, before[1] + count)
-    return sums
+        before = added.get(name, (0.0, 0.0))
+        added[name] = (before[0] + total, before[1] + count)
+    return added
 
 
-def means(sums: dict[str, tuple[float, float]]) -> dict[str, float]:
+def means(sums: Sums) -> dict[str, float]:
     """Means of (sum, count) pairs; a count of 0 marks a value that is a share of a sum already."""
     return {name: total / count if count else total for name, (total, count) in sums.items()}
 
 
-def _join_ranks(result: StepResult, sums: dict[str, tuple[float, float]], ranks: Ranks) -> None:
+def _join_ranks(result: StepResult, sums: Sums, ranks: Ranks) -> None:
     mine = (result.loss, sums, result.tokens, result.input_tokens, result.sequences)
-    joined: dict[str, tuple[float, float]] = {}
+    joined: Sums = {}
     result.loss, result.tokens, result.input_tokens, result.sequences = 0.0, 0, 0, 0
     for loss, theirs, tokens, input_tokens, sequences in ranks.gather(mine):
         result.loss += loss
