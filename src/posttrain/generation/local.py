@@ -154,8 +154,10 @@ class _Run:
         if self.sampling.temperature > 0:
             values = np.array([answer.uniforms.random() for answer in answers], dtype=np.float32)
             uniforms = torch.from_numpy(values).to(self.device)
-        drawn = torch.stack([part.double() for part in draw(logits, uniforms, self.sampling)])
-        tokens, logprobs, sampling_logprobs = drawn.tolist()  # the step's one wait for the device
+        # One tensor (ids are exact in float32 up to 2^24), for one wait for the device a step.
+        tokens, logprobs, sampling_logprobs = torch.stack(
+            [part.float() for part in draw(logits, uniforms, self.sampling)]
+        ).tolist()
         if math.isnan(sum(logprobs)):
             raise FloatingPointError("the model's logits are NaN: its weights are, or its precision overflows")
         for answer, token, logprob, sampling_logprob in zip(answers, tokens, logprobs, sampling_logprobs, strict=True):
