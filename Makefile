@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint docs format bench clean
 
 demo: $(RUN)
 	$(BIN)/posttrain run demo
@@ -17,6 +17,10 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/docs.py --check
+
+docs: $(DEV)
+	$(BIN)/python scripts/docs.py
 
 format: $(DEV)
 	$(BIN)/ruff format .

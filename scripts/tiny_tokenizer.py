@@ -17,7 +17,17 @@ VOCABULARY = 704
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<|mask|>"]
 READABLE = [
     *("<think>", "</think>", "<answer>", "</answer>", "<tool_call>", "</tool_call>", "<tool_response>"),
-    *("</tool_response>", "<image>", "</image>", "<plan>", "</plan>", "<execute>", "</execute>", "<latent>", "</latent>"),
+    *(
+        "</tool_response>",
+        "<image>",
+        "</image>",
+        "<plan>",
+        "</plan>",
+        "<execute>",
+        "</execute>",
+        "<latent>",
+        "</latent>",
+    ),
 ]
 RESERVED = [f"<|reserved_{index}|>" for index in range(11)]
 TEMPLATE = """\

@@ -12,8 +12,12 @@ pydantic before anything runs.
     objectives.options({"name": "focal", "gamma": 1.0})   # -> ("focal", {"gamma": 1.0})
 """
 
+import importlib
+import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -99,3 +103,31 @@ def _options_model(kind: str, name: str, piece: Callable[..., Any]) -> type[Base
         fields[parameter.name] = (parameter.annotation, default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     return create_model(f"{kind}_{name}_options", __config__=config, **fields)
+
+
+def import_pieces(names: Iterable[str]) -> None:
+    """Run Python files (`my_losses.py`) or import modules (`my.losses`), once each, so that they register their pieces.
+
+    Raises `UserError` for a file or module that does not exist.
+    """
+    for name in names:
+        if not name.endswith(".py"):
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                raise UserError(f"imports: no module '{error.name}'; give a Python file or an installed module") from error
+            continue
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise UserError(f"imports: the file '{name}' does not exist")
+        key = f"posttrain_imported_{path}"
+        if key not in sys.modules:
+            spec = importlib.util.spec_from_file_location(key, path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[key] = module
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[key]
+                raise

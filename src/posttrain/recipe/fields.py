@@ -31,7 +31,7 @@ class Data(Strict):
     path: str | None = Field(None, description="JSONL, JSON, Parquet, CSV, a datasets folder, or a hub name")
     split: str | None = Field(None, description="split of a hub data set or datasets folder")
     shape: str = Field(
-        "auto", description="auto, messages, prompt_completion, preference, alpaca, sharegpt, qa, sample"
+        "auto", description="auto, messages, completion, preference, alpaca, sharegpt, question_answer, sample"
     )
     columns: dict[str, str] = Field({}, description="renames columns: theirs -> ours")
     task: Piece | None = Field(None, description="a task by name: its problems and demonstrations")
@@ -207,6 +207,7 @@ class Recipe(Strict):
     models: dict[str, ModelField] = {}
     data: dict[str, DataField] = {}
     stages: dict[str, Stage]
+    imports: list[str] = Field([], description="Python files or modules with pieces of your own: objectives, tasks ...")
     trackers: list[str] = Field([], description="tensorboard, wandb, trackio: beside metrics.jsonl")
 
     @property

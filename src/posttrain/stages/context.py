@@ -13,6 +13,7 @@ from posttrain.data.readers import read_samples
 from posttrain.errors import UserError, nearest
 from posttrain.policy import model_path
 from posttrain.recipe import Data, Model, Recipe
+from posttrain.registry import import_pieces
 from posttrain.rewards import Score
 from posttrain.tasks import Task, tasks
 from posttrain.tasks.answers import verify_exact, verify_number
@@ -30,6 +31,7 @@ class Context:
     """A recipe while it runs (or is checked)."""
 
     def __init__(self, recipe: Recipe, ranks: Ranks, terminal: Terminal) -> None:
+        import_pieces(recipe.imports)
         self.recipe, self.ranks, self.terminal = recipe, ranks, terminal
         self.folder = Path(recipe.folder)
         self.journal = Journal(self.folder, active=False)
@@ -147,10 +149,10 @@ class Context:
         return digest(options)
 
     def stage_fingerprint(self, name: str) -> str:
-        """Hash of all that a stage's output depends on: its fields, the seed, its models and its data."""
+        """Hash of all that a stage's output depends on: its fields, the seed, its models, data and own pieces."""
         stage = self.recipe.stages[name]
         fields = stage.model_dump(exclude={"log_every", "checkpoint_every", "micro_batch_tokens", "sharding", "slots"})
-        inputs: list[str] = []
+        inputs: list[str] = [file_fingerprint(path) for path in self.recipe.imports if path.endswith(".py")]
         for field in ("init_from", "model", "reference"):
             if getattr(stage, field, None) is not None:
                 inputs.append(self.model_fingerprint(getattr(stage, field)))

@@ -1,0 +1,110 @@
+"""Write the generated pages: `python scripts/docs.py` (docs/recipes.md, docs/methods.md). `--check` only compares."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from posttrain.adaptation import adapters
+from posttrain.catalogue import FAMILIES, papers, status
+from posttrain.curation import curations
+from posttrain.objectives import objectives
+from posttrain.recipe import fields, shipped_recipes
+from posttrain.registry import Registry
+from posttrain.tasks import tasks
+
+ROOT = Path(__file__).parents[1]
+HEAD = "<!-- Made by `python scripts/docs.py`. -->\n\n"
+
+
+def cell(text: Any) -> str:
+    """Text that can stand in a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def kind_of(annotation: Any) -> str:
+    """A type as a reader of YAML would say it."""
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(choice) for choice in get_args(annotation))
+    text = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+    for old, new in (("posttrain.recipe.fields.", ""), ("typing.", ""), ("annotated_types.", ""), ("NoneType", "null")):
+        text = text.replace(old, new)
+    return text.split("Annotated[")[-1].split(", Gt(")[0].split(", BeforeValidator")[0].split(", FieldInfo")[0]
+
+
+def table(model: type[BaseModel]) -> str:
+    """The fields of a recipe's part."""
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = "required" if field.default is PydanticUndefined and not field.default_factory else field.default
+        plain = getattr(default, "path", default)
+        shown = "required" if plain == "required" else "" if plain in ("", None) else f"`{cell(plain)}`"
+        lines.append(f"| `{name}` | {cell(kind_of(field.annotation))} | {shown} | {cell(field.description or '')} |")
+    return "\n".join(lines)
+
+
+def pieces(registry: Registry[Any]) -> Iterable[str]:
+    """The pieces of a room with their options and what they say of themselves."""
+    for name in registry:
+        options = ", ".join(f"`{key}={value!r}`" for key, value in registry.defaults(name).items())
+        summary = (registry[name].__doc__ or "").strip().splitlines()[0]
+        yield f"- **{name}**: {summary}{f' Options: {options}.' if options else ''}"
+
+
+def recipes_page() -> str:
+    """docs/recipes.md."""
+    parts = [
+        HEAD
+        + "# Recipes\n\nA recipe is a YAML file: named models, named data sets, and stages that read and write them. "
+        "Unknown keys are errors. Overrides on the command line are dotted paths: `data.train=my.jsonl`, `sft.lr=1e-4` "
+        "(a stage's name), or `lr=1e-4` (every stage that has such a key). Paths are relative to where the command runs.",
+        "`resume` means to go on with a run that was cut off, with everything as it was; `init_from` means to start from "
+        "a model's weights, and from nothing else of it.",
+        f"## The recipe\n\n{table(fields.Recipe)}",
+        f"## A model\n\n{table(fields.Model)}",
+        f"## A data set\n\n{table(fields.Data)}",
+    ]
+    for name, model in fields.STAGE_KINDS.items():
+        parts.append(f"## Stage `{name}`\n\n{(model.__doc__ or '').strip()}\n\n{table(model)}")
+    parts.append(f"### `watch`\n\n{(fields.Watch.__doc__ or '').strip()}\n\n{table(fields.Watch)}")
+    parts.append(f"### `early_stopping`\n\n{(fields.EarlyStop.__doc__ or '').strip()}\n\n{table(fields.EarlyStop)}")
+    rooms = {"Objectives": objectives, "Adapters": adapters, "Tasks": tasks, "Curation": curations}
+    for title, registry in rooms.items():
+        parts.append(f"## {title}\n\n" + "\n".join(pieces(registry)))
+    shipped = "\n".join(f"- `{name}`" for name in shipped_recipes())
+    parts.append(f"## Shipped recipes\n\n{shipped}")
+    return "\n\n".join(parts) + "\n"
+
+
+def methods_page() -> str:
+    """docs/methods.md."""
+    shipped = shipped_recipes()
+    lines = [HEAD + "# The 53 papers\n", "| | paper | arXiv | family | recipe | claim |", "|---|---|---|---|---|---|"]
+    for paper in papers():
+        found = status(paper, shipped, ROOT / "claims")
+        link = f"[{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
+        family = FAMILIES[paper.family]
+        lines.append(f"| {paper.number} | {cell(paper.title)} | {link} | {family} | {found.recipe} | {found.claim} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(check: bool) -> int:
+    """Write the pages, or say which are out of date."""
+    stale = []
+    for name, text in (("recipes.md", recipes_page()), ("methods.md", methods_page())):
+        path = ROOT / "docs" / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    if check and stale:
+        print(f"out of date: {', '.join(stale)}; run python scripts/docs.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

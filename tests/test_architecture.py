@@ -1,0 +1,79 @@
+"""Imports run downwards only: the order of the rooms in docs/architecture.md is the order of the code."""
+
+import ast
+from pathlib import Path
+
+import posttrain
+
+SOURCE = Path(posttrain.__file__).parent
+
+# From the bottom to the top. A room imports from rooms of earlier lines, and from itself.
+LEVELS = [
+    {"errors", "terminal"},
+    {"registry", "catalogue"},
+    {"data"},
+    {"rewards", "generation", "policy", "objectives", "recipe"},
+    {"tasks", "adaptation", "curation"},
+    {"sources", "evaluation"},
+    {"training", "reporting"},
+    {"stages"},
+    {"run"},
+    {"inspection", "inspection_view", "chat"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module]
+            if node.module == "posttrain":
+                names = [f"posttrain.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{path}: relative import; write the whole name")
+        found |= {name.split(".")[1] for name in names if name.startswith("posttrain.")}
+    return found
+
+
+def files() -> list[Path]:
+    return [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+
+
+def test_every_room_has_its_level():
+    assert {room_of(path) for path in files()} <= set(LEVEL)
+
+
+def test_imports_run_downwards():
+    wrong = [
+        f"{path.relative_to(SOURCE)} imports {room}"
+        for path in files()
+        for room in imported_rooms(path) - {room_of(path), "__version__"}
+        if LEVEL[room] >= LEVEL[room_of(path)]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_objectives_know_only_torch_and_data():
+    allowed = {"data", "objectives", "registry", "errors"}
+    wrong = {path.name: imported_rooms(path) - allowed for path in files() if room_of(path) == "objectives"}
+    assert not {name: rooms for name, rooms in wrong.items() if rooms}
+
+
+def test_data_imports_none_of_the_other_rooms():
+    wrong = {path.name: imported_rooms(path) - {"data", "errors"} for path in files() if room_of(path) == "data"}
+    assert not {name: rooms for name, rooms in wrong.items() if rooms}
+
+
+def test_no_file_is_longer_than_four_hundred_lines():
+    long = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in files()}
+    assert not {name: lines for name, lines in long.items() if lines > 400}
