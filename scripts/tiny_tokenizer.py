@@ -1,7 +1,8 @@
 """Make the tokenizer and the configuration of the small base model: `python scripts/tiny_tokenizer.py FOLDER`.
 
 Byte-level, so that every text can be written; digits and punctuation marks are tokens of their own, so that a number
-always looks the same; letters merge into the words of the tasks' texts. The weights come from `posttrain run tiny-base`.
+always looks the same; letters merge into the words of the tasks' texts. The weights come from
+`posttrain run tiny-base`.
 """
 
 import sys

@@ -17,6 +17,7 @@ LEVELS = [
     {"sources", "evaluation"},
     {"training", "reporting"},
     {"stages"},
+    {"manifest"},
     {"run"},
     {"inspection", "inspection_view", "chat"},
     {"cli"},
