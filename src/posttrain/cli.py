@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
-RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.", show_default=False)]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a YAML file.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[KEY.PATH=VALUE]...", help="Changes to the recipe: lr=1e-4 data.train=my.jsonl sft.epochs=3"
-    ),
+    typer.Argument(metavar="KEY.PATH=VALUE", help="Changes to the recipe: lr=1e-4 data.train=my.jsonl sft.epochs=3"),
 ]
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="'tiny', a model or adapter folder, or a hub name.", show_default=False)
@@ -219,7 +219,7 @@ def _execute(recipe: Recipe, terminal: Terminal) -> None:
     try:
         outcome = run_recipe(recipe, terminal)
     except (Interrupted, KeyboardInterrupt) as error:
-        saved = "saved" if isinstance(error, Interrupted) else "stopped at once, the last checkpoint is whole"
+        saved = "saved" if isinstance(error, Interrupted) else "stopped at once"
         terminal.event("interrupted", f"{saved}; run the same command again to go on", saved=saved, out=recipe.folder)
         raise typer.Exit(130) from None
     _show_results(summary(outcome.folder, recipe.stages), terminal)

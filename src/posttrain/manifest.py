@@ -48,9 +48,12 @@ class Manifest:
         entries = {}
         for name, stage in recipe.stages.items():
             old = (found or {}).get("stages", {}).get(name)
+            new: dict[str, Any] = {"kind": stage.kind, "status": "waiting", "seconds": 0.0, "summary": {}}
             if old and old.get("fingerprint") not in (None, context.stage_fingerprint(name)):
-                raise UserError(_foreign(folder, name, found or {}, recipe))
-            entries[name] = old or {"kind": stage.kind, "status": "waiting", "seconds": 0.0, "summary": {}}
+                if old.get("status") == "finished" or (folder / "checkpoints" / name).exists():
+                    raise UserError(_foreign(folder, name, found or {}, recipe))
+                old = new | ({"journal": old["journal"]} if "journal" in old else {})  # it left nothing to go on from
+            entries[name] = old or new
         content = {
             "name": recipe.name,
             "status": "running",

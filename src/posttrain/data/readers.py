@@ -65,15 +65,17 @@ def fingerprint(
     """Hash of everything that decides what `read_samples` with the same arguments gives: the bytes and the options."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([shape, split, dict(columns or {}), limit]).encode())
-    path = Path(path_or_name)
+    path = Path(path_or_name).expanduser()
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
     if path.exists():
         for file in files:
             digest.update(str(file.relative_to(path)).encode())
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "blake2b").digest())
-    else:
+    elif _is_hub_name(path_or_name):
         digest.update(_hub_dataset(path_or_name, split)._fingerprint.encode())
+    else:
+        raise _missing(path_or_name)
     return digest.hexdigest()
 
 
@@ -102,7 +104,7 @@ def _samples(source: _Source, shape: str, columns: Mapping[str, str], limit: int
 
 
 def _open(path_or_name: str, split: str | None) -> _Source:
-    path = Path(path_or_name)
+    path = Path(path_or_name).expanduser()
     if path.is_dir():
         return _Source(path_or_name, "row", enumerate(_dataset_rows(_folder_dataset(path, split)), 1))
     if path.is_file():
@@ -112,12 +114,23 @@ def _open(path_or_name: str, split: str | None) -> _Source:
             raise UserError(f"{path_or_name}: unknown kind of file '{path.suffix}'; known: {', '.join(_READERS)}")
         unit = "line" if path.suffix == ".jsonl" else "row"
         return _Source(path_or_name, unit, _READERS[path.suffix](path))
-    if _HUB_NAME.fullmatch(path_or_name) and path.suffix not in _READERS:
+    if _is_hub_name(path_or_name):
         return _Source(path_or_name, "row", enumerate(_dataset_rows(_hub_dataset(path_or_name, split)), 1))
+    raise _missing(path_or_name)
+
+
+def _is_hub_name(name: str) -> bool:
+    """`owner/name`, and neither a file that is not there nor anything in a folder that is: no network for a typo."""
+    path = Path(name)
+    return bool(_HUB_NAME.fullmatch(name)) and path.suffix not in _READERS and not path.parent.is_dir()
+
+
+def _missing(name: str) -> UserError:
+    path = Path(name).expanduser()
     hint = nearest(path.name, (item.name for item in path.parent.iterdir())) if path.parent.is_dir() else ""
-    raise UserError(
-        f"no such file or folder: {path_or_name} (looked from {Path.cwd()}); "
-        f"{hint + ' ' if hint.startswith('did') else ''}Give a {', '.join(_READERS)} file, "
+    return UserError(
+        f"no such file or folder: {name} (looked from {Path.cwd()}); "
+        f"{hint + ' ' if hint.startswith('did') else ''}give a {', '.join(_READERS)} file, "
         "a folder of datasets.save_to_disk, or a hub name owner/name"
     )
 

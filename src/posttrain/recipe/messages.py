@@ -1,6 +1,7 @@
 """What is wrong with a recipe, in a sentence each: the place, the key, what was found, what would be right."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -30,8 +31,59 @@ _WANTED = {
     "less_than_equal": "has to be {le} or less",
     "less_than": "has to be below {lt}",
     "too_short": "has to have {min_length} or more items",
+    "too_long": "has to have {max_length} or fewer items",
+    "missing": "has to have more items",
+    "tuple_type": "has to be a list",
 }
 """pydantic's kinds of errors in our words; the others are said in pydantic's."""
+
+
+ELSEWHERE = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "max_steps": "steps",
+    "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "micro_batch_tokens",
+    "micro_batch_size": "micro_batch_tokens",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    "lr_scheduler_type": "schedule",
+    "lr_scheduler": "schedule",
+    "min_lr_ratio": "floor",
+    "optim": "optimizer",
+    "max_grad_norm": "gradient_clip",
+    "max_seq_length": "max_length",
+    "max_seq_len": "max_length",
+    "sequence_len": "max_length",
+    "cutoff_len": "max_length",
+    "logging_steps": "log_every",
+    "save_steps": "checkpoint_every",
+    "eval_steps": "watch",
+    "loss": "objective",
+    "ref_model": "reference",
+    "max_tokens": "max_new_tokens",
+    "max_completion_length": "max_new_tokens",
+    "num_generations": "n",
+    "num_return_sequences": "n",
+    "attn_implementation": "attention",
+    "torch_dtype": "dtype",
+    "model_name_or_path": "path",
+    "output_dir": "out",
+    "report_to": "trackers",
+    "datasets": "data",
+    "dataset": "data",
+    "max_samples": "count",
+}
+"""What other trainers call a key -> what it is called here."""
+
+
+def suggestion(key: str, known: Iterable[str]) -> str:
+    """A clause for an unknown key: its name here, where other trainers have one, else the nearest."""
+    names = list(known)
+    here = ELSEWHERE.get(key)
+    return f"here it is called '{here}'" if here in names else nearest(key, names)
 
 
 @dataclass(frozen=True)
@@ -43,11 +95,13 @@ class Place:
     overrides: Mapping[Keys, str]
 
     def __call__(self, keys: Keys) -> str:
-        """The place of a key: `recipe.yaml:7`, or the override that set it."""
+        """The place of a key: `recipe.yaml:7`, or the override that set it (or, of a missing key, made its parent)."""
+        line, depth = line_of(self.text, keys)
+        parent = keys[: max(depth, len(keys) - 1)]
         for path, given in self.overrides.items():
-            if keys[: len(path)] == path or path[: len(keys)] == keys:
+            within = depth < len(parent) and path[: len(parent)] == parent
+            if keys[: len(path)] == path or within or (depth < len(keys) and path[: len(keys)] == keys):
                 return f"override '{given}'"
-        line = line_of(self.text, keys)
         return f"{self.where}:{line}" if line else self.where
 
 
@@ -60,32 +114,47 @@ def messages(error: ValidationError, content: Any, place: Place) -> list[str]:
         if item["type"] not in ("extra_forbidden", "missing"):
             keys = _written(keys, content)
         found.setdefault(keys, []).append((tagged, item))
-    return [f"{place(keys)}: {_message(keys, items, content)}" for keys, items in found.items()]
+    deepest = [
+        keys for keys in found if not any(len(keys) < len(other) and other[: len(keys)] == keys for other in found)
+    ]
+    return [f"{place(keys)}: {_message(keys, found[keys], content)}" for keys in deepest]
 
 
 def _message(keys: Keys, items: list[tuple[Keys, Any]], content: Any) -> str:
     tagged, error = items[0]
     name = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{name}': {nearest(keys[-1], _fields_at(tagged[:-1]))}"
-    if error["type"] == "missing":
+        return f"unknown key '{name}': {suggestion(keys[-1], _fields_at(tagged[:-1]))}"
+    if tagged[-1] == "[key]":
+        return f"the key {tagged[-2]} in '{'.'.join(tagged[:-2])}' has to be text: put it in quotes"
+    if error["type"] == "missing" and not keys[-1].isdecimal():
         return f"'{name}' is missing"
     if error["type"] == "union_tag_invalid":
-        kind = str(error["input"].get("kind"))
-        return f"'{name}.kind' is '{kind}': {nearest(kind, STAGE_KINDS)}"
+        kind = error["input"].get("kind")
+        return f"'{name}.kind' is {_said(kind)}: {nearest(str(kind), STAGE_KINDS)}"
     if error["type"] == "value_error":
         return f"'{name}': {str(error['msg']).removeprefix('Value error, ')}"
+    if error["type"] == "missing":
+        keys = keys[:-1]
     wants = [_wanted(each) for _, each in items]
-    wanted = " or ".join(dict.fromkeys([wants[0], *(want.removeprefix("has to be ") for want in wants[1:])]))
-    return f"'{name}' {wanted}, found {_value_at(keys, content, error['input'])!r}"
+    wanted = " or ".join(dict.fromkeys(want.removeprefix("has to be ") for want in wants))
+    verb = "" if wanted.startswith("has to") else "has to be "
+    return f"'{'.'.join(keys)}' {verb}{wanted}, found {_said(_value_at(keys, content, error['input']))}"
 
 
 def _wanted(error: Any) -> str:
     if error["type"] in _WANTED:
-        return _WANTED[error["type"]].format(**error.get("ctx", {}))
+        limits = {key: f"{value:g}" for key, value in error.get("ctx", {}).items() if isinstance(value, int | float)}
+        return _WANTED[error["type"]].format(**limits)
     if error["type"] == "literal_error":
         return f"has to be {error['ctx']['expected']}"
     return str(error["msg"][0].lower() + error["msg"][1:]).replace("input should be", "has to be")
+
+
+def _said(value: Any) -> str:
+    """A value as YAML (and JSON) would write it."""
+    text = "nothing" if value is None else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _without_tags(keys: Keys) -> Keys:
@@ -94,17 +163,17 @@ def _without_tags(keys: Keys) -> Keys:
 
 
 def _written(keys: Keys, content: Any) -> Keys:
-    """The part of a path that the content holds: what follows are pydantic's names for the types that it tried."""
-    node, depth = content, 0
+    """The keys of a path that the content holds, without pydantic's names for the types that it tried in between."""
+    node, written = content, []
     for key in keys:
         if isinstance(node, dict) and key in node:
             node = node[key]
         elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
             node = node[int(key)]
         else:
-            break
-        depth += 1
-    return keys[:depth] or keys
+            continue
+        written.append(key)
+    return tuple(written) or keys
 
 
 def _value_at(keys: Keys, content: Any, otherwise: Any) -> Any:

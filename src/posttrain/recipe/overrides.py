@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from posttrain.errors import UserError, nearest
-from posttrain.recipe.fields import STAGE_KINDS, Recipe
+from posttrain.errors import UserError
+from posttrain.recipe.fields import STAGE_KINDS, Data, Model, Recipe
+from posttrain.recipe.messages import suggestion
 from posttrain.recipe.yaml_text import yaml_value
 
 PIECES = ("objective", "adapter", "task")
@@ -36,9 +37,21 @@ def _paths(parts: list[str], content: dict[str, Any]) -> list[list[str]]:
     fields = {name: _fields(stage) for name, stage in stages.items()}
     fitting = [["stages", name, *parts] for name, known in fields.items() if parts[0] in known]
     if not fitting:
-        known = {*Recipe.model_fields, *map(str, stages), *(field for each in fields.values() for field in each)}
-        raise UserError(f"override '{'.'.join(parts)}': unknown key '{parts[0]}': {nearest(parts[0], known)}")
+        raise UserError(f"override '{'.'.join(parts)}': unknown key '{parts[0]}': {_meant(parts[0], content, fields)}")
     return fitting
+
+
+def _meant(key: str, content: dict[str, Any], fields: dict[Any, set[str]]) -> str:
+    """A clause that helps: a key of the model or of a data set without what it belongs to, or the nearest key."""
+    if key in Model.model_fields:
+        return f"did you mean 'model.{key}'?"
+    if key in Data.model_fields:
+        data = content.get("data")
+        names = data if isinstance(data, dict) and data else ["NAME"]
+        return "did you mean " + " or ".join(f"'data.{name}.{key}'" for name in names) + "?"
+    return suggestion(
+        key, {*Recipe.model_fields, *map(str, fields), *(name for each in fields.values() for name in each)}
+    )
 
 
 def _fields(stage: Any) -> set[str]:

@@ -14,6 +14,7 @@ from posttrain.recipe.messages import Place, messages
 from posttrain.recipe.overrides import override
 from posttrain.recipe.yaml_text import load_yaml
 
+_KINDS = {list: "a list", bool: "true or false", int: "a number", float: "a number"}
 _SHIPPED = Path(str(files("posttrain"))) / "recipes"
 
 
@@ -51,7 +52,9 @@ def read_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     if content is None:
         raise UserError(f"{path}: the file is empty; a recipe has at least 'stages'")
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys ('stages: ...'), found {type(content).__name__}")
+        raise UserError(
+            f"{path}: a recipe is a mapping of keys ('stages: ...'), found {_KINDS.get(type(content), 'text')}"
+        )
     content.setdefault("name", path.stem)
     given = override(content, overrides or [])
     return check_recipe(content, str(path), text, given)

@@ -31,20 +31,20 @@ def yaml_value(text: str) -> Any:
         return text
 
 
-def line_of(text: str, keys: tuple[str, ...]) -> int | None:
-    """The line (from 1) of the deepest key of a path that a valid YAML text holds."""
+def line_of(text: str, keys: tuple[str, ...]) -> tuple[int | None, int]:
+    """The line (from 1) of the deepest key of a path that a valid YAML text holds, and how many keys lead there."""
     node = yaml.compose(text, Loader=yaml.SafeLoader) if text else None
     line: int | None = None
-    for key in keys:
+    for depth, key in enumerate(keys):
         if isinstance(node, yaml.SequenceNode) and key.isdecimal() and int(key) < len(node.value):
             node = node.value[int(key)]
             line = node.start_mark.line + 1
             continue
         found = [(k, v) for k, v in node.value if k.value == key] if isinstance(node, yaml.MappingNode) else []
         if not found:
-            break
+            return line, depth
         line, node = found[0][0].start_mark.line + 1, found[0][1]
-    return line
+    return line, len(keys)
 
 
 def _refuse_repeated_keys(node: Any, where: str) -> None:

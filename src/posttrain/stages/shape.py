@@ -28,10 +28,10 @@ class Shape:
         try:
             config = AutoConfig.from_pretrained(path)
             with torch.device("meta"):
-                shell = AutoModelForCausalLM.from_config(config)
-        except (OSError, ValueError, KeyError) as error:
+                shell = AutoModelForCausalLM.from_config(config, attn_implementation=model.attention)
+        except (OSError, ValueError, KeyError, ImportError) as error:
             said = " ".join(str(error).split())
-            raise UserError(f"model '{model.path}': its config.json gives no causal language model: {said}") from error
+            raise UserError(f"model '{model.path}' cannot be built from its config.json: {said[:250]}") from error
         return cls(shell, sum(p.numel() for p in shell.parameters()), context_length(shell))
 
 
