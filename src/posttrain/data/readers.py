@@ -130,7 +130,7 @@ def _missing(name: str) -> UserError:
     hint = nearest(path.name, (item.name for item in path.parent.iterdir())) if path.parent.is_dir() else ""
     return UserError(
         f"no such file or folder: {name} (looked from {Path.cwd()}); "
-        f"{hint + ' ' if hint.startswith('did') else ''}give a {', '.join(_READERS)} file, "
+        f"{hint + ' ' if hint.startswith('did') else ''}Give a {', '.join(_READERS)} file, "
         "a folder of datasets.save_to_disk, or a hub name owner/name"
     )
 
