@@ -57,8 +57,8 @@ def pieces(registry: Registry[Any]) -> Iterable[str]:
 def recipes_page() -> str:
     """docs/recipes.md."""
     parts = [
-        HEAD
-        + "# Recipes\n\nA recipe is a YAML file: named models, named data sets, and stages that read and write them. "
+        HEAD + "# Recipes\n\nA recipe is a YAML file: named models, named data sets, and stages that read and write "
+        "them. "
         "Unknown keys are errors. Overrides on the command line are dotted paths: `data.train=my.jsonl`, "
         "`sft.lr=1e-4` (a stage's name), or `lr=1e-4` (every stage that has such a key). Paths are relative to where the "
         "command runs.",

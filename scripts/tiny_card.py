@@ -51,19 +51,19 @@ A Qwen3-shaped causal language model of 2.0 million parameters (5 layers, width 
 project's demo, tests and claim runs. It is deliberately unfinished: right on a good part of the easier problems of each
 task, and on fewer of the harder ones. It knows nothing else, and is of no use for anything else.
 
-Trained from scratch by `posttrain run tiny-base` on {samples} demonstrations of the project's own generated tasks, each in
-several styles: {epochs} passes, {steps} steps, {tokens} million trained tokens, {minutes} minutes on one core ({cpu},
-shared with other work). No other text, no other data.
+Trained from scratch by `posttrain run tiny-base` on {samples} demonstrations of the project's own generated tasks,
+each in several styles: {epochs} passes, {steps} steps, {tokens} million trained tokens, {minutes} minutes on one core
+({cpu}). No other text, no other data.
 
-Tokenizer: byte-level, digits and punctuation marks are single tokens, words of the tasks are merged; made by
+Tokenizer: byte-level; digits and punctuation marks are single tokens, words of the tasks are merged; made by
 `scripts/tiny_tokenizer.py`. The chat template marks what the assistant writes. `<think>`, `<answer>`, `<tool_call>`,
 `<image>`, `<plan>`, `<execute>`, `<latent>` and their ends are single tokens that survive decoding; `<|mask|>` and eleven
 `<|reserved_N|>` are free.
 
 ## What it scores
 
-Greedy answers to {problems} problems of each task's test part (never among the demonstrations; for the facts: other wordings of
-facts that were), share of right answers with its 95 % interval:
+Greedy answers to {problems} problems of each task's test part (never among the demonstrations; for the facts: among
+them, as knowledge must be), share of right answers with its 95 % interval:
 
 | task | in distribution | harder |
 |---|---|---|
