@@ -8,7 +8,7 @@ import torch
 from architectures import build, tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from steps import Cut, cuts, on_ranks, random_step, steps
+from steps import Cut, cuts, on_ranks, random_sequence, random_step, steps
 from torch import Tensor
 
 from posttrain.data import Origin, Sequence
@@ -169,6 +169,16 @@ def test_weights_count_tokens_in_numerator_and_denominator(policy: Policy) -> No
     weight = batch.column("weight")
     expected = -(weight * policy.scores(batch).logprobs).sum() / weight.sum()
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_loss_over_groups_is_averaged_over_groups(policy: Policy) -> None:
+    rng = np.random.default_rng(8)
+    step = [random_sequence(rng, 9, str(i), trained=1.0, group=group) for i, group in enumerate("abab")]
+    step.append(random_sequence(rng, 5, "silent", trained=0.0))
+    loss = Objective(Term("group", softmax_of_group, level="group", reduction=Reduction("groups")))
+    batch = loss.attach(collate(step), step, loss.coefficients(step))
+    expected = softmax_of_group(policy.scores(batch), batch)[:2].mean()
+    assert loss.loss(policy, batch).value.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_two_terms_of_one_name_keep_their_metrics_apart(policy: Policy) -> None:

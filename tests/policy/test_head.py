@@ -291,8 +291,7 @@ def test_no_tensor_of_all_tokens_by_the_vocabulary_ever_exists(needs: tuple[Need
         sum((scores[need.name].sum() for need in needs), scores.logprobs.sum()).backward()
     assert head.projection.weight.grad is not None
     assert largest.elements == 16 * vocabulary < len(hidden) * vocabulary / 20
-    if not any(need.differentiable for need in needs):
-        assert sum(saved) == hidden.numel() + head.projection.weight.numel() + 2 * len(hidden)
+    assert sum(saved) <= hidden.numel() + head.projection.weight.numel() + 4 * len(hidden)
 
 
 UNIFORMS = Need("uniforms", lambda chunk: chunk.uniforms(3), differentiable=False)
