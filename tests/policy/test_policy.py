@@ -194,6 +194,21 @@ def test_a_reference_is_the_model_as_it_was(adapters: bool) -> None:
     assert {name for name, _ in policy.trainable_parameters()} == trained
 
 
+@pytest.mark.parametrize("adapters", [False, True], ids=["copy", "adapters off"])
+def test_a_reference_has_no_dropout_while_the_policy_has(adapters: bool) -> None:
+    model: Any = build("gpt2")
+    if adapters:
+        peft = pytest.importorskip("peft")
+        model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["c_attn"]))
+    policy = Policy(model, tokenizer())
+    expected = policy.scores(batch_of(STEP)).logprobs.detach()
+    policy.model.train()
+    policy.keep_reference()
+    scores = policy.scores(batch_of(STEP), (REFERENCE_LOGPROBS,))
+    torch.testing.assert_close(scores["reference_logprobs"], expected, rtol=0, atol=1e-5)
+    assert float((scores.logprobs.detach() - expected).abs().max()) > 0.01
+
+
 def test_a_copied_reference_shares_no_weight_with_the_policy_and_takes_no_gradient() -> None:
     policy = Policy(build("qwen2"), tokenizer())
     policy.keep_reference()
