@@ -100,6 +100,8 @@ def converse(conversation: Conversation, terminal: Terminal) -> None:
             return
         if question == "/new":
             conversation.restart()
+            if terminal.interactive:
+                terminal.console.print(Text("a new conversation", "dim"))
         elif question.startswith("/") and by_hand and " " not in question:
             terminal.console.print(Text(f"unknown command {question}: {HELP}", "yellow"))
         elif question:

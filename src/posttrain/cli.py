@@ -2,6 +2,8 @@
 
 import errno
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -53,7 +55,10 @@ def posttrain(
     ] = False,
 ) -> None:
     """Turn a pretrained language model into a better one: supervised fine-tuning, reinforcement learning, and what is
-    between them."""
+    between them.
+
+    To begin with: posttrain recipes, posttrain inspect sft, posttrain run demo.
+    """
 
 
 @app.command()
@@ -178,12 +183,14 @@ def report(
 @app.command()
 def recipes(json_output: Json = False) -> None:
     """List the shipped recipes."""
-    rows = []
+    terminal = Terminal(json_output=json_output)
+    rows: list[dict[str, object]] = []
     for name in shipped_recipes():
         recipe = read_recipe(name)
-        stages = list(recipe.stages)
-        rows.append({"name": name, "paper": recipe.paper, "stages": stages, "description": recipe.description})
-    Terminal(json_output=json_output).table("", ["name", "paper", "stages", "description"], rows, right=["paper"])
+        kinds = {stage: fields.kind for stage, fields in recipe.stages.items()}
+        row = {"name": name, "paper": recipe.paper, "description": recipe.description}
+        rows.append(row | {"stages": _counted(kinds.values()) if terminal.interactive else kinds})
+    terminal.table("", ["name", "paper", "description", "stages"], rows, right=["paper"])
 
 
 @app.command()
@@ -225,6 +232,11 @@ def _execute(recipe: Recipe, terminal: Terminal) -> None:
     _show_results(summary(outcome.folder, recipe.stages), terminal)
     page = outcome.folder / "report.html"
     terminal.event("finished", f"report: {page}", out=str(outcome.folder), report=str(page))
+
+
+def _counted(kinds: Iterable[str]) -> str:
+    """`2 evaluate, 1 train`: kinds of stages, in the order in which they first come."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(kinds).items())
 
 
 def _show_results(lines: list["Line"], terminal: Terminal) -> None:

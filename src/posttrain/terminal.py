@@ -26,12 +26,20 @@ class Bar:
     """One progress bar. `advance` adds to what is done and to what the rate counts; `note` is shown behind it."""
 
     def __init__(self, progress: Progress | None, task: Any) -> None:
-        self._progress, self._task = progress, task
+        self._progress, self._task, self._reached = progress, task, False
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """`amount` more is done."""
         if self._progress is not None:
             self._progress.update(self._task, advance=amount, note=note)
+
+    def reach(self, done: float, note: str = "") -> None:
+        """So much is done in all. The first call may start anywhere: what an earlier run did counts for no rate."""
+        if self._progress is not None and not self._reached:
+            self._progress.reset(self._task, completed=done, note=note)
+        elif self._progress is not None:
+            self._progress.update(self._task, completed=done, note=note)
+        self._reached = True
 
     def grow(self, total: float) -> None:
         """There is more (or less) to do than was thought."""

@@ -1,5 +1,6 @@
 """`posttrain eval` as a recipe of one stage, so that it shares everything with recipes that users write."""
 
+from pathlib import Path
 from typing import Any
 
 from posttrain.errors import UserError
@@ -35,14 +36,18 @@ def evaluation_recipe(
         if options:
             raise UserError("--option belongs to --task; a file given with --data has none")
         data |= {"path": path} | ({"count": count} if count is not None else {})
+    asked = task or Path(str(path)).stem
+    name = Path(model).name
+    name = "model" if name in ("", "base", STAGE) else name
     content = {
         "name": STAGE,
         "description": f"{model} on {task or path}",
         "seed": seed,
         "out": out,
         "model": {"path": model},
-        "data": {"test": data},
-        "stages": {STAGE: {"kind": "evaluate", **decoding}},
+        "models": {name: {"path": model}},
+        "data": {asked: data},
+        "stages": {STAGE: {"kind": "evaluate", "model": name, "data": asked, **decoding}},
     }
     return check_recipe(content, "posttrain eval")
 

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from posttrain.adaptation import adapters
 from posttrain.errors import UserError
 from posttrain.policy import model_path
 from posttrain.policy.loading import context_length
 from posttrain.recipe import Model
+from posttrain.recipe.fields import Piece
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,21 @@ class Shape:
             said = " ".join(str(error).split())
             raise UserError(f"model '{model.path}' cannot be built from its config.json: {said[:250]}") from error
         return cls(shell, sum(p.numel() for p in shell.parameters()), context_length(shell))
+
+
+def moved_parameters(shape: Shape, adapter: Piece | None) -> int:
+    """How many parameters a training moves: all, or those of the adapter, which is put on (and stays on) `shape`.
+
+    Raises `UserError` for options that do not fit the model. An adapter that has to see the weights counts as 0 here.
+    """
+    if adapter is None:
+        return shape.parameters
+    kind, options = adapters.options(adapter)
+    try:
+        model = adapters[kind](shape.model, **options)
+    except (NotImplementedError, RuntimeError):  # what torch raises where the values of meta tensors are asked for
+        return 0
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _base_of_adapter(path: str) -> str:
