@@ -19,7 +19,7 @@ LEVELS = [
     {"stages"},
     {"manifest"},
     {"run"},
-    {"inspection", "inspection_view", "chat"},
+    {"inspection", "chat"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -93,14 +93,12 @@ def inspect(
     """Show samples as the model will see them: every token, and which of them are trained."""
     terminal, checked = Terminal(json_output=json_output), read_recipe(recipe, overrides)
     _quiet_libraries(terminal)
-    from posttrain.inspection import inspect as inspect_stage
-    from posttrain.inspection import inspected_stage
-    from posttrain.inspection_view import show
+    from posttrain import inspection
     from posttrain.stages import Context
     from posttrain.training.ranks import Ranks
 
-    name = inspected_stage(checked, stage)
-    show(inspect_stage(Context(checked, Ranks(), terminal), name, count), terminal)
+    name = inspection.inspected_stage(checked, stage)
+    inspection.show(inspection.inspect(Context(checked, Ranks(), terminal), name, count), terminal)
 
 
 @app.command(name="eval")

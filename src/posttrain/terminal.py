@@ -36,7 +36,7 @@ class Bar:
     def reach(self, done: float, note: str = "") -> None:
         """So much is done in all. The first call may start anywhere: what an earlier run did counts for no rate."""
         if self._progress is not None and not self._reached:
-            self._progress.reset(self._task, completed=done, note=note)
+            self._progress.reset(self._task, completed=int(done), note=note)
         elif self._progress is not None:
             self._progress.update(self._task, completed=done, note=note)
         self._reached = True

@@ -1,4 +1,4 @@
-"""What `posttrain inspect` shows: samples as the tokens that a stage will see, and which of them are trained.
+"""Samples as the tokens that a stage will see, and which of them are trained.
 
 No weights are loaded: a tokenizer, a template and the recipe's data are all that it takes.
 """

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from posttrain.inspection import Inspection, Piece, Shown
+from posttrain.inspection.samples import Inspection, Piece, Shown
 from posttrain.reporting.formats import percent
 from posttrain.terminal import Terminal, harmless
 
