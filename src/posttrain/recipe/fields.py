@@ -41,6 +41,7 @@ class Data(Strict):
     style: str | None = Field(None, description="how a task's demonstrations are written; default: its first style")
     stage: str | None = Field(None, description="the data that an earlier stage of this recipe wrote")
     mix: list["DataField"] | None = Field(None, description="several data sets, one after the other")
+    repeat: PositiveInt = Field(1, description="how often each sample comes in one pass: oversampling in a mix")
     verify: Literal["number", "exact"] = Field("number", description="how answers to a file's questions are compared")
     max_refused: float = Field(0.05, ge=0, le=1, description="share of rows that may be refused before the run is")
 

@@ -86,6 +86,9 @@ class Context:
 
     def samples(self, data: Data) -> Iterable[Sample]:
         """The samples of a data set, in its order."""
+        if data.repeat > 1:
+            once = data.model_copy(update={"repeat": 1})
+            return (sample for _ in range(data.repeat) for sample in self.samples(once))
         if data.mix is not None:
             return (sample for part in data.mix for sample in self.samples(part))
         if data.task is not None:

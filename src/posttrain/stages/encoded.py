@@ -13,7 +13,7 @@ from posttrain.data.rendering import Rendering, render_prompt
 from posttrain.data.token_store import EncodedDataset
 from posttrain.errors import UserError
 from posttrain.policy.loading import context_length
-from posttrain.recipe import Train
+from posttrain.recipe import Data, Train
 from posttrain.stages.context import Context
 
 
@@ -49,12 +49,17 @@ def encoded(
                 rendering,
                 Path(context.folder).parent / ".cache",
                 content=context.data_fingerprint(data),
+                deduplicate=not _repeats(data),
                 max_refused=data.max_refused if max_refused is None else max_refused,
                 progress=progress,
             )
 
         context.ranks.on_main(lambda: len(stored()))  # the other ranks then open what the first one made
         return stored()
+
+
+def _repeats(data: Data) -> bool:
+    return data.repeat > 1 or any(_repeats(part) for part in data.mix or [])
 
 
 def prompts_of(
