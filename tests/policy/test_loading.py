@@ -254,10 +254,13 @@ def test_an_architecture_that_transforms_its_logits_in_an_unknown_way_is_refused
         Policy(model, tokenizer())
 
 
-def test_looking_for_the_head_leaves_the_model_in_its_mode() -> None:
+def test_looking_for_the_head_leaves_every_module_in_its_mode() -> None:
     model = build("gpt2").train()
+    model.transformer.h[1].eval()
+    modes = [module.training for module in model.modules()]
     find_head(model)
-    assert model.training
+    assert [module.training for module in model.modules()] == modes
+    assert len(set(modes)) == 2
 
 
 def test_the_head_of_a_wrapped_model_is_that_of_its_base() -> None:

@@ -1,5 +1,7 @@
 """From a name to a model and its tokenizer, and what must be known about the model to train it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -162,18 +164,28 @@ def find_head(model: Any) -> Head:
 
 @torch.no_grad()
 def _check_head(model: Any, inner: Any, head: Head) -> None:
-    was_training = model.training
-    model.eval()
     tokens = probe_tokens(model)
-    expected = model(input_ids=tokens, use_cache=False).logits.float()
-    found = head.logits(inner.base_model(input_ids=tokens, use_cache=False).last_hidden_state)
-    model.train(was_training)
+    with evaluating(model):
+        expected = model(input_ids=tokens, use_cache=False).logits.float()
+        found = head.logits(inner.base_model(input_ids=tokens, use_cache=False).last_hidden_state)
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
     if found.shape != expected.shape or not torch.allclose(found, expected, atol=tolerance, rtol=tolerance):
         raise UserError(
             f"{type(inner).__name__} transforms its logits in a way that posttrain does not know; "
             "its per-token scores would be wrong, so it is refused"
         )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout inside; after it every module is in the mode it was in (under fresh adapters they differ)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def probe_tokens(model: Any) -> Tensor:

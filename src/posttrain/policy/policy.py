@@ -19,6 +19,7 @@ from posttrain.policy.loading import (
     ModelOptions,
     bare_model,
     context_length,
+    evaluating,
     find_head,
     load_model,
     load_tokenizer,
@@ -195,14 +196,11 @@ class Reference:
 
 @contextmanager
 def _adapters_off(model: Any) -> Iterator[None]:
-    was_training = model.training
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
     try:
-        with model.disable_adapter():
+        with evaluating(model), model.disable_adapter():
             yield
     finally:
-        model.train(was_training)
         for parameter, requires_grad in trained:  # PEFT makes all adapter weights trainable when it turns them on
             parameter.requires_grad_(requires_grad)
 
@@ -216,11 +214,9 @@ def _adapters_change_nothing(model: Any) -> bool:
     """True for adapters just made; False once trained, for initialisations that change the base, and without any."""
     if not hasattr(model, "disable_adapter"):
         return False
-    was_training = model.training
-    model.eval()
     tokens = probe_tokens(model)
-    with_adapters = model(input_ids=tokens, use_cache=False).logits
+    with evaluating(model):
+        with_adapters = model(input_ids=tokens, use_cache=False).logits
     with _adapters_off(model):
         without = model(input_ids=tokens, use_cache=False).logits
-    model.train(was_training)
     return torch.equal(with_adapters, without)
