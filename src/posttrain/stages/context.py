@@ -143,7 +143,7 @@ class Context:
     def data_fingerprint(self, data: Data) -> str:
         """Hash of a data set's content (a task's: of its options)."""
         if data.mix is not None:
-            return digest([self.data_fingerprint(part) for part in data.mix])
+            return digest([data.repeat, [self.data_fingerprint(part) for part in data.mix]])
         options = data.model_dump(exclude={"path", "max_refused"})
         if data.stage is not None:
             return digest([options, self.stage_fingerprint(data.stage)])
