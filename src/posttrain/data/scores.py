@@ -42,15 +42,20 @@ class Chunk:
         return torch.log_softmax(self.reference_logits, -1)
 
     def uniforms(self, count: int) -> Tensor:
-        """`[n, count]` numbers in [0, 1) that depend on (seed, token, draw) alone: not on how a step was cut, and the
-        same when the chunk is computed again for the backward pass. (SplitMix64, Steele et al. 2014.)
-        """
-        draws = torch.arange(count, device=self.key.device) + self.seed * 7_046_029_254_386_353_131 % 2**62
-        state = (self.key[:, None] * -7_046_029_254_386_353_131) + draws[None, :] * -8_663_945_395_140_668_459
-        for shift, factor in ((30, -4_658_895_280_553_007_687), (27, -7_723_592_293_110_705_685)):
-            state = (state ^ ((state >> shift) & (2 ** (64 - shift) - 1))) * factor
-        state = state ^ ((state >> 31) & (2**33 - 1))
-        return ((state >> 11) & (2**53 - 1)).double() * 2.0**-53
+        """`[n, count]` numbers in [0, 1) for each token: see `uniforms`."""
+        return uniforms(self.key, self.seed, count)
+
+
+def uniforms(key: Tensor, seed: int, count: int) -> Tensor:
+    """`[n, count]` numbers in [0, 1) that depend on (seed, `key[n]`, draw) alone: not on how a step was cut, and the
+    same when a chunk is computed again for the backward pass. (SplitMix64, Steele et al. 2014.)
+    """
+    draws = torch.arange(count, device=key.device) + seed * 7_046_029_254_386_353_131 % 2**62
+    state = (key[:, None] * -7_046_029_254_386_353_131) + draws[None, :] * -8_663_945_395_140_668_459
+    for shift, factor in ((30, -4_658_895_280_553_007_687), (27, -7_723_592_293_110_705_685)):
+        state = (state ^ ((state >> shift) & (2 ** (64 - shift) - 1))) * factor
+    state = state ^ ((state >> 31) & (2**33 - 1))
+    return ((state >> 11) & (2**53 - 1)).double() * 2.0**-53
 
 
 @dataclass(frozen=True)

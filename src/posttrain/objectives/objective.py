@@ -25,6 +25,7 @@ from posttrain.data import Origin, Sequence
 from posttrain.data.batch import Batch
 from posttrain.data.scores import Need, TokenScores
 from posttrain.errors import UserError, nearest
+from posttrain.objectives.embedding_noise import EmbeddingNoise
 from posttrain.objectives.reduction import TOKEN_MEAN, Gather, Level, Measure, Reduction, alone
 from posttrain.registry import Registry
 
@@ -243,14 +244,15 @@ def objective(
     return declare
 
 
-_COMMON = ("weight", "reduction", "origins", "weight_column")
+_COMMON = ("weight", "reduction", "origins", "weight_column", "embedding_noise")
 
 
 def build_objective(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) -> Objective:
     """What a recipe says of its objective: a name, `{name: ..., option: value}`, or a list of such terms to add up.
 
     Besides its own options every term takes `weight` (a factor), `reduction` (`tokens`, `sequences`, `groups` or
-    `{constant: length}`), `origins` (a list such as `[demonstration]`) and `weight_column`.
+    `{constant: length}`), `origins` (a list such as `[demonstration]`), `weight_column`, and `embedding_noise` (the α
+    of NEFTune: the term reads scores under noise; see `EmbeddingNoise`).
     """
     if isinstance(spec, (str, Mapping)):
         return Objective(_build_term({"name": spec} if isinstance(spec, str) else spec))
@@ -277,8 +279,18 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
         origins=_origins(name, common["origins"]) if common.get("origins") is not None else None,
         weight_column=common.get("weight_column"),
         weight=float(weight),
-        forward=declared.forward,
+        forward=_forward(name, declared.forward, common.get("embedding_noise")),
     )
+
+
+def _forward(name: str, own: Forward | None, noise: Any) -> Forward | None:
+    if noise is None:
+        return own
+    if not isinstance(noise, (int, float)) or isinstance(noise, bool) or not 0 <= noise < float("inf"):
+        raise UserError(f"objective '{name}': 'embedding_noise' must be a number, 0 or more, found {noise!r}")
+    if own is not None:
+        raise UserError(f"objective '{name}' has a forward pass of its own; leave 'embedding_noise' out")
+    return EmbeddingNoise(float(noise)) if noise else None
 
 
 def _reduction(name: str, spec: Any) -> Reduction:

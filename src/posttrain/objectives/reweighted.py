@@ -1,0 +1,148 @@
+"""Likelihood with a weight for each token: what the model's own probability says of how much a token should teach.
+
+All of them but `focal` hold the weight fixed (a stop-gradient, written sg below): with a gradient through the weight a
+loss like -p log p has the same value and pushes improbable tokens down.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from posttrain.data.batch import Batch
+from posttrain.data.scores import REFERENCE_LOGPROBS, Chunk, Need, TokenScores
+from posttrain.errors import UserError
+from posttrain.objectives.objective import TermLoss, objective
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+
+
+def weighted_nll(weight: Tensor, logprobs: Tensor) -> Tensor:
+    """-weight · log p  `[N]`, and 0 where the weight is 0, at p = 0 too."""
+    return torch.where(weight == 0, 0.0, -weight * logprobs)
+
+
+@objective("dft")
+def dft(scores: TokenScores, batch: Batch) -> TermLoss:
+    """Dynamic fine-tuning: likelihood weighted by the token's own probability.
+
+    ℓ_t = -sg(p_t) log p_t  `[N]`; mean over tokens, not divided by the sum of the weights.
+
+    arXiv 2508.05629; the authors' code and sheet 36 agree. Improbable tokens (new facts, new formats) barely learn. The
+    loss may rise while training succeeds, because the weights grow: follow `nll`. Metric: `weight` `[N]`, sg(p_t).
+    """
+    weight = scores.logprobs.detach().exp()
+    return weighted_nll(weight, scores.logprobs), {"weight": weight}
+
+
+@objective("focal")
+def focal(scores: TokenScores, batch: Batch, *, gamma: NonNegative = 2.0, detach_weight: bool = False) -> TermLoss:
+    """Focal loss: tokens that the model knows already weigh less.
+
+    ℓ_t = -(1 - p_t)^γ log p_t  `[N]`, γ = `gamma`; 0 is plain likelihood.
+
+    Lin et al. (arXiv 1708.02002, equation 4), where the gradient runs through the weight too. `detach_weight` holds it
+    fixed, which makes it a token weight like those beside it: so does an ablation of CHORD (arXiv 2508.11408, appendix,
+    by sheet 43), which found it unstable. Metric: `weight` `[N]`.
+    """
+    # 1 - p from expm1, kept off 0: the gradient of a power below 1 has no value there, and is multiplied by 0.
+    missing = (-torch.expm1(scores.logprobs)).clamp(min=torch.finfo(torch.float32).tiny)
+    weight = missing**gamma
+    metrics = {"weight": weight.detach()}
+    return -(weight.detach() if detach_weight else weight) * scores.logprobs, metrics
+
+
+@objective("chord_phi")
+def chord_phi(scores: TokenScores, batch: Batch, *, cutoff: Probability = 1.0) -> TermLoss:
+    """The token weights of CHORD-φ on demonstrations: neither known nor nearly impossible tokens teach much.
+
+    ℓ_t = -sg(p_t (1 - p_t)) log p_t  `[N]`; mean over tokens, not divided by the sum of the weights.
+
+    arXiv 2508.11408, by sheet 43 and the authors' code (Trinity-RFT), which agree. `cutoff` c < 1 is a switch of the
+    code alone: log p_t is replaced by min(log p_t, log c), so that tokens above it have no gradient; the weight still
+    reads p_t. The loss is at most 0.26 a token, so the learning rate (or the term's `weight`) of plain likelihood is
+    not that of φ. Metric: `weight` `[N]`.
+    """
+    logprobs = scores.logprobs
+    weight = logprobs.detach().exp() * -torch.expm1(logprobs.detach())
+    if cutoff < 1:
+        logprobs = logprobs.clamp(max=math.log(cutoff))
+    return weighted_nll(weight, logprobs), {"weight": weight}
+
+
+def _iw_needs(
+    *, ratio: Literal["sequence", "token"], scale: float, clip: tuple[float, float] | None
+) -> tuple[Need, ...]:
+    if clip is not None and clip[0] > clip[1]:
+        raise UserError(f"objective 'iw_sft': 'clip' must be [lowest, highest], found {list(clip)}")
+    return (REFERENCE_LOGPROBS,)
+
+
+@objective("iw_sft", needs=_iw_needs)
+def iw_sft(
+    scores: TokenScores,
+    batch: Batch,
+    *,
+    ratio: Literal["sequence", "token"] = "sequence",
+    scale: Positive = 1.0,
+    clip: tuple[NonNegative, Positive] | None = None,
+) -> TermLoss:
+    """Importance-weighted SFT on curated data: a tighter bound of the reward than likelihood is.
+
+    ℓ_t = -sg(w) log p_t  `[N]`;  w = clip(exp(κ · mean_t (log p_t - log π_0,t)))  for the whole sequence, or
+    clip(exp(κ (log p_t - log π_0,t))) for each token (`ratio: token`);  κ = `scale`, π_0 the reference.
+
+    Qin and Springenberg (arXiv 2507.12856). The formula is that of the authors' code (emmyqin/iw_sft), which has
+    `clip` [0, 16] for sequences and [0.2, 1.8] for tokens, the defaults here, and no κ in the second form. Sheet 52 has
+    this loss from memory only. There the ratio's denominator is the policy that wrote the data; here and in the code it
+    is the model before fine-tuning, so that the first step is plain SFT. In the code one weight is right for a single
+    sequence a micro-batch only; here each sequence has its own. Metric: `weight` `[N]`.
+    """
+    difference = (scores.logprobs - scores["reference_logprobs"]).detach()
+    if ratio == "sequence":
+        difference = batch.mean_by_sequence(difference)[batch.sequence]
+    low, high = clip or ((0.0, 16.0) if ratio == "sequence" else (0.2, 1.8))
+    weight = (scale * difference).exp().clamp(low, high)
+    return weighted_nll(weight, scores.logprobs), {"weight": weight}
+
+
+def _others_logprob(chunk: Chunk) -> Tensor:
+    others = chunk.logits.scatter(-1, chunk.tokens[:, None], -torch.inf)
+    return torch.logsumexp(others, -1) - torch.logsumexp(chunk.logits, -1)
+
+
+OTHERS_LOGPROB = Need("others_logprob", _others_logprob)
+"""log(1 - π(token)), exact for a token that is all but certain, where 1 - exp(log p) has lost every digit."""
+
+
+@objective("unlikelihood", needs=(OTHERS_LOGPROB,))
+def unlikelihood(scores: TokenScores, batch: Batch, *, negative_weight: NonNegative = 1.0) -> Tensor:
+    """Likelihood on good responses, unlikelihood on bad ones.
+
+    ℓ_t = -log p_t where a token is good;  -α log(1 - p_t) where it is bad  `[N]`;  α = `negative_weight`. Mean over
+    good and bad tokens together.
+
+    Which are bad is said by the column `negative` `[N]` where the batch has one (1 bad, 0 good, token by token), else
+    by the scalar `negative` `[S]` (1 the whole response, 0 none of it). Every sequence must carry it: raises
+    `UserError`.
+
+    Welleck et al. (arXiv 1908.04319, equation 4), with the bad token itself as the only candidate; their candidates are
+    earlier tokens of a good text. Their code clamps 1 - p at 1e-5, where the most certain mistakes have no gradient;
+    log(1 - p) is exact here and needs no clamp.
+    """
+    return torch.where(_negative(batch), -negative_weight * scores["others_logprob"], -scores.logprobs)
+
+
+def _negative(batch: Batch) -> Tensor:
+    if "negative" in batch.columns:
+        return batch.columns["negative"] > 0
+    if "negative" in batch.scalars:
+        return batch.scalars["negative"][batch.sequence] > 0
+    raise UserError(
+        "objective 'unlikelihood': a sequence does not say whether it is bad: give every one the scalar 'negative' "
+        "(1 bad, 0 good), or the column 'negative' to mark single tokens"
+    )
