@@ -162,7 +162,10 @@ def _run_stage(context: Context, manifest: Manifest, name: str) -> None:
 def _clear_checkpoints(context: Context, name: str) -> None:
     """They are needed until the manifest says that the stage is finished, and no longer."""
     if context.ranks.is_main:
-        shutil.rmtree(context.folder / "checkpoints" / name, ignore_errors=True)
+        folder = context.folder / "checkpoints"
+        shutil.rmtree(folder / name, ignore_errors=True)
+        with suppress(OSError):  # other stages' are still there
+            folder.rmdir()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from posttrain.stages.context import Context
 from posttrain.stages.encoded import encoded, rendering_of
 from posttrain.stages.plan import Plan
 from posttrain.stages.round_trip import check_saved
-from posttrain.stages.shape import Shape
+from posttrain.stages.shape import Shape, moved_parameters
 from posttrain.stages.watching import HELD_OUT, Watcher, check_watch
 from posttrain.terminal import Bar
 from posttrain.training.checkpoints import CheckpointStore
@@ -40,11 +40,14 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     origin = context.origin(stage.init_from)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
     check_watch(context, stage, tokenizer, shape.context)
+    moved = moved_parameters(shape, stage.adapter)
     numbers: dict[str, int | float | str] = {"parameters": shape.parameters}
+    if stage.adapter is not None:
+        numbers["trained_parameters"] = moved
     data = context.data(stage.data)
     if data.stage is not None:
         notes = (f"the data come from stage '{data.stage}': steps and tokens are known once it has run",)
-        return Plan(numbers | {"memory": _memory(stage, origin, shape, objective)}, notes)
+        return Plan(numbers | {"memory": _memory(stage, origin, shape, objective, moved)}, notes)
     dataset = encoded(context, stage.data, tokenizer, rendering_of(stage, shape.model))
     source = _source(context, stage, dataset)
     steps = stage.steps or source.steps
@@ -62,10 +65,10 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
         "trained_tokens_per_step": round(report.trained_tokens / len(dataset) * stage.batch_size),
         "trained_share": round(report.trained_tokens / report.tokens, 4),
         "trained_tokens": round(steps * stage.batch_size * report.trained_tokens / len(dataset)),
-        "memory": _memory(stage, origin, shape, objective),
+        "memory": _memory(stage, origin, shape, objective, moved),
     }
     refused = tuple(f"{count} rows refused: {reason}" for reason, count in report.refused.items())
-    return Plan(numbers, (*refused, *report.notes))
+    return Plan(numbers, (*refused, *report.notes, *context.ranks.notes))
 
 
 def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
@@ -126,12 +129,8 @@ def _loop(
 
 
 def _shown_on(bar: Bar) -> Callable[[int, dict[str, float]], None]:
-    shown = 0
-
     def show(step: int, row: dict[str, float]) -> None:
-        nonlocal shown
-        bar.advance(step - shown, f"loss {row['loss']:.4f}, {row['tokens_per_second']:,.0f} trained tokens/s")
-        shown = step
+        bar.reach(step, f"loss {row['loss']:.4f}, {row['tokens_per_second']:,.0f} trained tokens/s")
 
     return show
 
@@ -240,15 +239,15 @@ def _summary(progress: Progress, dataset: EncodedDataset) -> dict[str, Any]:
     return summary
 
 
-def _memory(stage: Train, model: Model, shape: Shape, objective: Objective) -> str:
+def _memory(stage: Train, model: Model, shape: Shape, objective: Objective, moved: int) -> str:
     """An estimate: weights, gradients, Adam's two moments, activations of a micro-batch, a copy as reference."""
     width = 2 if model.dtype == "bfloat16" else 4
     config = shape.model.config.get_text_config()
     layers, hidden = getattr(config, "num_hidden_layers", 1), getattr(config, "hidden_size", 1)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     weights = shape.parameters * width
-    moved = 0 if stage.adapter is not None else shape.parameters * (width + 8)
+    moving = moved * (width + 8)
     copy = weights if objective.needs_reference and stage.adapter is None else 0
     per_token = layers * (12 * hidden + 4 * inner) if not model.gradient_checkpointing else (layers + 12) * hidden
     activations = stage.micro_batch_tokens * per_token * (2 if model.dtype != "float32" else 4)
-    return f"{math.ceil((weights + moved + copy + activations) / 2**20):,} MiB"
+    return f"{math.ceil((weights + moving + copy + activations) / 2**20):,} MiB"

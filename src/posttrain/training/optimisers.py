@@ -21,7 +21,7 @@ def build_optimiser(
 ) -> torch.optim.Optimizer:
     """An optimiser over the trainable parameters. Weight decay is for matrices only: not for biases and norms.
 
-    `betas` are Adam's; sgd and rmsprop read the first as momentum. Raises `UserError` for an unknown name and when
+    `betas` are Adam's; sgd reads the first as its momentum, rmsprop the second as its smoothing constant. Raises `UserError` for an unknown name and when
     nothing is trainable.
     """
     named = list(parameters)
@@ -38,7 +38,7 @@ def build_optimiser(
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=betas[0])
     if name == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=lr, momentum=0.0)
+        return torch.optim.RMSprop(groups, lr=lr, alpha=betas[1])
     if name == "adafactor":
         from transformers import Adafactor
 

@@ -43,6 +43,14 @@ class Ranks:
         """Did `accelerate launch --use_fsdp` start this run?"""
         return self.count > 1 and _is_true("ACCELERATE_USE_FSDP")
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the launcher asks for and is not done, in words for the user."""
+        precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if precision in ("no", ""):
+            return ()
+        return (f"accelerate's mixed_precision={precision} is not read: the recipe's model.dtype decides",)
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""
         if self.count == 1:

@@ -1,0 +1,71 @@
+"""Demonstrations: every row once an epoch, in an order that depends on nothing but the seed."""
+
+from collections import Counter
+from typing import cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from steps import random_step
+
+from posttrain.policy import Policy
+from posttrain.sources import Demonstrations
+
+NO_POLICY = cast(Policy, None)
+DATA = random_step(0, [5] * 12)
+
+
+def order(source: Demonstrations) -> list[str]:
+    return [sequence.sample_id for step in range(source.steps) for sequence in source.next(step, NO_POLICY)]
+
+
+@given(st.integers(1, 12), st.integers(1, 15), st.integers(1, 3), st.integers(0, 2**32))
+def test_every_row_comes_once_an_epoch(rows: int, batch_size: int, epochs: int, seed: int) -> None:
+    names = order(Demonstrations(DATA[:rows], batch_size, seed, epochs=epochs))
+    for epoch in range(epochs):
+        assert Counter(names[epoch * rows : (epoch + 1) * rows]) == Counter(s.sample_id for s in DATA[:rows])
+    assert len(names) == rows * epochs
+
+
+@given(st.integers(1, 12), st.integers(1, 15), st.floats(0.05, 3), st.integers(1, 4))
+def test_ranks_share_the_same_steps(rows: int, batch_size: int, epochs: float, ranks: int) -> None:
+    alone = Demonstrations(DATA[:rows], batch_size, 3, epochs=epochs)
+    shares = [Demonstrations(DATA[:rows], batch_size, 3, epochs=epochs, rank=r, ranks=ranks) for r in range(ranks)]
+    for step in range(alone.steps):
+        together = [sequence.sample_id for share in shares for sequence in share.next(step, NO_POLICY)]
+        assert Counter(together) == Counter(sequence.sample_id for sequence in alone.next(step, NO_POLICY))
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    names = order(Demonstrations(DATA, 4, seed=0, epochs=2))
+    assert names[:12] != names[12:]
+    assert names == order(Demonstrations(DATA, 4, seed=0, epochs=2))
+    assert names != order(Demonstrations(DATA, 4, seed=1, epochs=2))
+
+
+def test_the_order_can_be_that_of_the_file() -> None:
+    assert order(Demonstrations(DATA, 5, seed=0, shuffle=False)) == [sequence.sample_id for sequence in DATA]
+
+
+def test_the_last_step_is_smaller_rather_than_filled_or_dropped() -> None:
+    source = Demonstrations(DATA, 5, seed=0)
+    assert [len(source.next(step, NO_POLICY)) for step in range(source.steps)] == [5, 5, 2]
+
+
+def test_batches_run_over_the_edge_of_an_epoch() -> None:
+    source = Demonstrations(DATA, 5, seed=0, epochs=2)
+    assert [len(source.next(step, NO_POLICY)) for step in range(source.steps)] == [5, 5, 5, 5, 4]
+
+
+@pytest.mark.parametrize(("epochs", "count"), [(0.5, 6), (1.25, 15), (0.01, 1)])
+def test_epochs_may_be_fractions(epochs: float, count: int) -> None:
+    assert len(order(Demonstrations(DATA, 4, seed=0, epochs=epochs))) == count
+
+
+def test_any_step_can_be_asked_for_first() -> None:
+    source = Demonstrations(DATA, 5, seed=0, epochs=3)
+    forwards = [source.indices(step) for step in range(source.steps)]
+    assert [Demonstrations(DATA, 5, seed=0, epochs=3).indices(step) for step in range(source.steps)] == forwards
+    assert [source.indices(step) for step in reversed(range(source.steps))] == forwards[::-1]
+    assert np.concatenate(forwards).max() < len(DATA)
