@@ -182,6 +182,8 @@ def test_a_reference_is_the_model_as_it_was(adapters: bool) -> None:
     policy = Policy(with_adapters(model) if adapters else model, tokenizer())
     policy.model.train()
     policy.keep_reference()
+    assert policy.reference is not None
+    assert (policy.reference.model is policy.model) == adapters
     start = policy.scores(batch_of(STEP), (FORWARD_KL, REFERENCE_LOGPROBS))
     assert not start["forward_kl"].any()
     torch.testing.assert_close(start["reference_logprobs"], start.logprobs.detach(), rtol=0, atol=1e-6)
@@ -204,6 +206,8 @@ def test_a_reference_has_no_dropout_while_the_policy_has(adapters: bool) -> None
     expected = policy.scores(batch_of(STEP)).logprobs.detach()
     policy.model.train()
     policy.keep_reference()
+    assert policy.reference is not None
+    assert (policy.reference.model is policy.model) == adapters
     scores = policy.scores(batch_of(STEP), (REFERENCE_LOGPROBS,))
     torch.testing.assert_close(scores["reference_logprobs"], expected, rtol=0, atol=1e-5)
     assert float((scores.logprobs.detach() - expected).abs().max()) > 0.01
