@@ -1,10 +1,11 @@
 """Curation functions: which samples of a data set are kept, and in what order."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
-from posttrain.data import Sample
+from posttrain.data import Sample, splitting
 from posttrain.errors import UserError
 from posttrain.registry import Registry
 
@@ -13,12 +14,32 @@ curations: Registry[Callable[..., list[Sample]]] = Registry("curation")
 
 
 @curations.register("deduplicate")
-def deduplicate(samples: list[Sample], seed: int, *, by: str = "id") -> list[Sample]:
+def deduplicate(samples: list[Sample], seed: int, *, by: Literal["id", "prompt"] = "id") -> list[Sample]:
     """Keep the first of equal samples: `by` "id" (everything equal) or "prompt" (the same question)."""
-    if by not in ("id", "prompt"):
-        raise UserError(f"curation 'deduplicate', option 'by': found '{by}', allowed are 'id' and 'prompt'")
-    first = {(sample.id if by == "id" else sample.prompt_id): sample for sample in reversed(samples)}
-    return list(reversed(first.values()))
+    if by == "id":
+        return splitting.deduplicate(samples)
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        first.setdefault(sample.prompt_id, sample)
+    return list(first.values())
+
+
+@curations.register("part")
+def part(samples: list[Sample], seed: int, *, sizes: list[int] | list[float], index: int) -> list[Sample]:
+    """One of several disjoint parts: `sizes` are counts, or shares of the whole; two stages that differ in `index`
+    alone never share a sample, whatever the order of the rows."""
+    if not 0 <= index < len(sizes):
+        raise UserError(f"curation 'part', option 'index': found {index}, but there are {len(sizes)} sizes")
+    return splitting.split(samples, sizes, seed)[index]
+
+
+@curations.register("overlapping")
+def overlapping(
+    samples: list[Sample], seed: int, *, size_a: int, size_b: int, overlap: float, side: Literal["a", "b"]
+) -> list[Sample]:
+    """One of two parts, of which the share `overlap` of `b` is in `a` too: how much two stages have in common."""
+    a, b = splitting.overlapping_split(samples, size_a, size_b, overlap, seed)
+    return a if side == "a" else b
 
 
 @curations.register("sample")

@@ -4,13 +4,21 @@ import json
 import time
 from typing import Any
 
+from posttrain.data import Sample
+from posttrain.data.rendering import Rendering, render
+from posttrain.data.turns import Refusal
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer
+from posttrain.policy import Policy
 from posttrain.recipe import Evaluate
 from posttrain.stages.asking import ask, counting, plan_questions, questions
 from posttrain.stages.context import Context
 from posttrain.stages.plan import Plan
+from posttrain.stages.scoring import mean_logprob
 from posttrain.stages.train import load_policy
+
+LIKELIHOOD_TOKENS = 8192
+"""Tokens of a micro-batch when demonstrations are scored."""
 
 
 def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
@@ -46,6 +54,7 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
             progress=counting(context, bar),
         )
     seconds = time.perf_counter() - started
+    metrics = result.metrics | _log_likelihood(policy, samples, stage)
     context.journal.restart_stage()
     context.journal.answers(name, rows)
     tokens = sum(int(row["tokens"]) for row in rows)
@@ -53,15 +62,26 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
         "stage": name,
         "model": stage.model,
         "data": stage.data,
-        "metrics": result.metrics,
+        "metrics": metrics,
         "problems": {problem.sample_id: problem.right / problem.draws for problem in result.problems},
         "seconds": seconds,
         "tokens": tokens,
         "result": result.to_json(),
     }
     write_atomically(context, f"results/{name}.json", json.dumps(content, ensure_ascii=False))
-    kept = {key: value for key, value in result.metrics.items() if isinstance(value, int | float)}
+    kept = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
     return {**kept, "seconds": round(seconds, 3), "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)}
+
+
+def _log_likelihood(policy: Policy, samples: list[Sample], stage: Evaluate) -> dict[str, float]:
+    """Mean log-probability of the demonstrations' tokens (nats), where the data have demonstrations."""
+    shown = [sample for sample in samples if sample.response]
+    if not shown:
+        return {}
+    rendering = Rendering(policy.context_length, template=stage.template)
+    rendered = [render(sample, policy.tokenizer, rendering) for sample in shown]
+    sequences = [sequence for sequence in rendered if not isinstance(sequence, Refusal)]
+    return {"log_likelihood": mean_logprob(policy, sequences, LIKELIHOOD_TOKENS)} if sequences else {}
 
 
 def write_atomically(context: Context, name: str, text: str) -> None:

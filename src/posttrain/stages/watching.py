@@ -3,10 +3,7 @@
 from itertools import islice
 from typing import Any
 
-import torch
-
-from posttrain.data import Sample, Sequence
-from posttrain.data.batch import collate, micro_batches
+from posttrain.data import Sample
 from posttrain.data.rendering import render_batch
 from posttrain.data.turns import Refusal
 from posttrain.errors import UserError, nearest
@@ -15,6 +12,7 @@ from posttrain.recipe import Train, Watch
 from posttrain.stages.asking import ask, questions
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of, rendering_of
+from posttrain.stages.scoring import mean_logprob
 
 HELD_OUT = "held_out_loss"
 SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "mean_length", "truncated", "format_validity", "errors")
@@ -79,15 +77,3 @@ class Watcher:
         self.context.journal.answers(self.name, rows)
         drawn = [key for key in result.metrics if "@" in key]
         return {key: result.metrics[key] for key in (*SHOWN, *drawn) if key in result.metrics}
-
-
-@torch.no_grad()
-def mean_logprob(policy: Policy, sequences: list[Sequence], token_budget: int) -> float:
-    """Mean log-probability of the target tokens of some sequences (nats per token)."""
-    total, count = 0.0, 0
-    for part in micro_batches(sequences, token_budget, layout=policy.layout):
-        batch = collate([sequences[row] for row in part], layout=policy.layout).to(policy.device)
-        logprobs = policy.scores(batch).logprobs
-        total += float(logprobs.double().sum())
-        count += len(logprobs)
-    return total / max(1, count)
