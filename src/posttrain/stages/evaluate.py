@@ -54,7 +54,7 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
             progress=counting(context, bar),
         )
     seconds = time.perf_counter() - started
-    metrics = result.metrics | _log_likelihood(policy, samples, stage)
+    metrics = {**result.metrics, **_log_likelihood(policy, samples, stage)}
     context.journal.restart_stage()
     context.journal.answers(name, rows)
     tokens = sum(int(row["tokens"]) for row in rows)
