@@ -25,8 +25,8 @@ from rich.text import Text
 class Bar:
     """One progress bar. `advance` adds to what is done and to what the rate counts; `note` is shown behind it."""
 
-    def __init__(self, progress: Progress | None, task: Any) -> None:
-        self._progress, self._task, self._reached = progress, task, False
+    def __init__(self, progress: Progress | None, task: Any, unit: str) -> None:
+        self._progress, self._task, self._unit, self._reached = progress, task, unit, False
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """`amount` more is done."""
@@ -36,7 +36,7 @@ class Bar:
     def reach(self, done: float, note: str = "") -> None:
         """So much is done in all. The first call may start anywhere: what an earlier run did counts for no rate."""
         if self._progress is not None and not self._reached:
-            self._progress.reset(self._task, completed=int(done), note=note)
+            self._progress.reset(self._task, completed=int(done), unit=self._unit, note=note)
         elif self._progress is not None:
             self._progress.update(self._task, completed=done, note=note)
         self._reached = True
@@ -95,7 +95,7 @@ class Terminal:
     def bar(self, description: str, total: float | None, unit: str = "it") -> Iterator[Bar]:
         """A progress bar with count, rate and time left; silent off a terminal."""
         if not self.interactive:
-            yield Bar(None, None)
+            yield Bar(None, None, unit)
             return
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -110,7 +110,7 @@ class Terminal:
         )
         with Progress(*columns, console=self.console, transient=True, refresh_per_second=4) as progress:
             task = progress.add_task(description, total=total, unit=unit, note="")
-            yield Bar(progress, task)
+            yield Bar(progress, task, unit)
 
 
 def _cell(value: Any) -> str:
