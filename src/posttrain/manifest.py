@@ -43,7 +43,7 @@ class Manifest:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"the run folder '{folder}' is a file; give another folder with out=...")
         found = _read_manifest(folder) if recipe.resume else None
-        if recipe.resume and found is None and folder.exists() and any(folder.iterdir()):
+        if recipe.resume and found is None and folder.exists() and not _is_blank(folder):
             raise UserError(f"folder '{folder}' is not empty and holds no run; give another folder with out=...")
         entries = {}
         for name, stage in recipe.stages.items():
@@ -106,6 +106,11 @@ class Manifest:
             partial.replace(path)
         except OSError as error:
             raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def _is_blank(folder: Path) -> bool:
+    """Empty, but for what a run left that was killed while it wrote its first file."""
+    return all(path.name == "manifest.json.partial" for path in folder.iterdir())
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
