@@ -39,7 +39,7 @@ class Piece:
 class Shown:
     """One rendered sample. `ids[T]`, `tokens[T]` as the vocabulary writes them, `trained[T]`; `pieces` read as text.
 
-    `number` counts from 1 in the stage's data. `answer`: what a verifier compares with.
+    `number` counts from 1 in the stage's data. `side`: chosen or rejected, of a preference pair. `answer`: what a verifier compares with.
     """
 
     number: int
@@ -49,6 +49,7 @@ class Shown:
     trained: list[bool]
     pieces: list[Piece]
     answer: str | None = None
+    side: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def _inspect_training(context: Context, name: str, stage: Train, count: int) -> 
     origin = context.origin(stage.init_from, with_weights=False)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
     rendering = rendering_of(stage, shape.model)
-    dataset = encoded(context, stage.data, tokenizer, rendering, max_refused=1.0)
+    pairs = build_objective(stage.objective).needs_pairs
+    dataset = encoded(context, stage.data, tokenizer, rendering, pairs=pairs, max_refused=1.0)
     report = dataset.report
     ends = end_tokens(tokenizer, rendering)
     with context.terminal.bar("checking the ends of turns", len(dataset), "rows") as bar:
@@ -126,7 +128,7 @@ def _inspect_training(context: Context, name: str, stage: Train, count: int) -> 
     longest = int(dataset.lengths.argmax())
     numbers: dict[str, int | float | str] = {
         "rows": report.rows,
-        "samples": len(dataset),
+        "samples": report.kept,
         "duplicates": report.duplicates,
         "refused": sum(report.refused.values()),
         "truncated": report.truncated,
@@ -147,7 +149,7 @@ def _inspect_training(context: Context, name: str, stage: Train, count: int) -> 
         kind=stage.kind,
         data=stage.data,
         numbers=numbers,
-        samples=[_shown(index, dataset[index], tokenizer) for index in _spread(len(dataset), count)],
+        samples=[shown for place in _spread(report.kept, count) for shown in _sides(dataset, place, tokenizer)],
         refused=report.refused,
         examples=report.examples,
         notes=tuple(report.notes),
@@ -220,6 +222,14 @@ def _inspect_questions(context: Context, name: str, stage: Evaluate | Generate, 
 def _spread(length: int, count: int) -> list[int]:
     """`count` indices from the first to the last of `length`, so that every part of a mixture is seen."""
     return sorted({int(place) for place in np.linspace(0, length - 1, min(count, length))})
+
+
+def _sides(dataset: EncodedDataset, place: int, tokenizer: Any) -> list[Shown]:
+    """A sample, or both sides of a pair."""
+    if not dataset.pairs:
+        return [_shown(place, dataset[place], tokenizer)]
+    sides = ((dataset[2 * place], "chosen"), (dataset[2 * place + 1], "rejected"))
+    return [replace(_shown(place, sequence, tokenizer), side=side) for sequence, side in sides]
 
 
 def _shown(index: int, sequence: Sequence, tokenizer: Any, answer: str | None = None) -> Shown:

@@ -29,7 +29,9 @@ def show(inspection: Inspection, terminal: Terminal) -> None:
         console.print(_title(sample))
         console.print(painted(sample))
     if inspection.kind == "train":
-        console.print(Text.assemble("\n", (" trained ", TRAINED), " not trained ", ("<special>", SPECIAL), "⏎ newline"))
+        console.print(
+            Text.assemble("\n", ("trained", TRAINED), "  not trained  ", ("<special>", SPECIAL), "  ⏎ newline")
+        )
     for reason, rows in inspection.refused.items():
         console.print(Text(f"\nrefused: {rows} rows, {reason}", "yellow"))
         for example in inspection.examples.get(reason, [])[:3]:
@@ -60,7 +62,7 @@ def _title(sample: Shown) -> Text:
     answer = "" if sample.answer is None else f", right answer: {_visible(sample.answer)}"
     return Text.assemble(
         "\n",
-        (f"sample {sample.number}", "bold"),
+        (f"sample {sample.number}{', ' + sample.side if sample.side else ''}", "bold"),
         (f"  {sample.sample_id}, {len(sample.ids)} tokens{trained}{answer}", "dim"),
     )
 

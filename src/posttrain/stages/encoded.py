@@ -27,14 +27,20 @@ def rendering_of(stage: Train, model: Any) -> Rendering:
 
 
 def encoded(
-    context: Context, name: str, tokenizer: Any, rendering: Rendering, max_refused: float | None = None
+    context: Context,
+    name: str,
+    tokenizer: Any,
+    rendering: Rendering,
+    *,
+    pairs: bool = False,
+    max_refused: float | None = None,
 ) -> EncodedDataset:
     """The data set `name` as tokens, from the cache beside the run folders where it was made before.
 
-    `max_refused`: the share of rows that may be refused; default: what the recipe says of the data.
+    `pairs`: both sides of preference pairs. `max_refused`: the share of rows that may be refused; default: what the recipe says of the data.
     """
     data = context.data(name)
-    with context.terminal.bar(f"tokenising {name}", data.count, "rows") as bar:
+    with context.terminal.bar(f"tokenising {name}", _rows(data), "rows") as bar:
         seen = 0
 
         def progress(rows: int) -> None:
@@ -49,6 +55,7 @@ def encoded(
                 rendering,
                 Path(context.folder).parent / ".cache",
                 content=context.data_fingerprint(data),
+                pairs=pairs,
                 deduplicate=not _repeats(data),
                 max_refused=data.max_refused if max_refused is None else max_refused,
                 progress=progress,
@@ -60,6 +67,18 @@ def encoded(
 
 def _repeats(data: Data) -> bool:
     return data.repeat > 1 or any(_repeats(part) for part in data.mix or [])
+
+
+def _rows(data: Data) -> int | None:
+    """About how many rows there are, where that is quick to say."""
+    if data.mix is not None:
+        parts = [_rows(part) for part in data.mix]
+        return None if None in parts else sum(part for part in parts if part is not None)
+    if data.path is None or not data.path.endswith(".jsonl") or not Path(data.path).is_file():
+        return data.count
+    with Path(data.path).open("rb") as file:
+        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    return min(lines, data.count or lines)
 
 
 def prompts_of(
