@@ -48,23 +48,23 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     if data.stage is not None:
         notes = (f"the data come from stage '{data.stage}': steps and tokens are known once it has run",)
         return Plan(numbers | {"memory": _memory(stage, origin, shape, objective, moved)}, notes)
-    dataset = encoded(context, stage.data, tokenizer, rendering_of(stage, shape.model))
+    dataset = encoded(context, stage.data, tokenizer, rendering_of(stage, shape.model), pairs=objective.needs_pairs)
     source = _source(context, stage, dataset)
     steps = stage.steps or source.steps
-    report = dataset.report
+    report, samples = dataset.report, dataset.report.kept
     numbers |= {
         "rows": report.rows,
-        "samples": len(dataset),
+        "samples": samples,
         "duplicates": report.duplicates,
         "refused": sum(report.refused.values()),
         "truncated": report.truncated,
         "steps": steps,
-        "epochs": round(steps * stage.batch_size / len(dataset), 3),
+        "epochs": round(steps * stage.batch_size / samples, 3),
         "samples_per_step": stage.batch_size,
-        "tokens_per_step": round(report.tokens / len(dataset) * stage.batch_size),
-        "trained_tokens_per_step": round(report.trained_tokens / len(dataset) * stage.batch_size),
+        "tokens_per_step": round(report.tokens / samples * stage.batch_size),
+        "trained_tokens_per_step": round(report.trained_tokens / samples * stage.batch_size),
         "trained_share": round(report.trained_tokens / report.tokens, 4),
-        "trained_tokens": round(steps * stage.batch_size * report.trained_tokens / len(dataset)),
+        "trained_tokens": round(steps * stage.batch_size * report.trained_tokens / samples),
         "memory": _memory(stage, origin, shape, objective, moved),
     }
     refused = tuple(f"{count} rows refused: {reason}" for reason, count in report.refused.items())
@@ -83,7 +83,8 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
             policy.keep_reference()
     if _is_sharded(context, stage):
         shard(policy, context.ranks)
-    dataset = encoded(context, stage.data, policy.tokenizer, rendering_of(stage, policy.model))
+    rendering = rendering_of(stage, policy.model)
+    dataset = encoded(context, stage.data, policy.tokenizer, rendering, pairs=objective.needs_pairs)
     steps = stage.steps or _source(context, stage, dataset).steps
     with context.terminal.bar(f"training {name}", steps, "steps") as bar:
         loop = _loop(context, name, stage, policy, objective, dataset, steps)
@@ -117,7 +118,7 @@ def _loop(
             betas=stage.betas,
         ),
         learning_rate=lambda step: stage.lr * _factor(stage, step, steps),
-        settings=_settings(context, name, stage, steps, len(dataset)),
+        settings=_settings(context, name, stage, steps, dataset.report.kept),
         journal=context.journal,
         ranks=context.ranks,
         checkpoints=CheckpointStore(folder, fingerprint),
@@ -193,7 +194,8 @@ def _source(context: Context, stage: Train, dataset: EncodedDataset) -> Demonstr
         dataset,
         stage.batch_size,
         context.recipe.seed,
-        epochs=stage.epochs if stage.steps is None else stage.steps * stage.batch_size / len(dataset),
+        epochs=stage.epochs if stage.steps is None else stage.steps * stage.batch_size / dataset.report.kept,
+        pairs=dataset.pairs,
         rank=context.ranks.rank,
         ranks=context.ranks.count,
     )
@@ -232,7 +234,7 @@ def _summary(progress: Progress, dataset: EncodedDataset) -> dict[str, Any]:
         "seconds": round(progress.seconds, 3),
         "loss": progress.last.get("loss"),
         "trained_tokens": progress.tokens,
-        "samples": len(dataset),
+        "samples": dataset.report.kept,
     }
     if progress.best is not None:
         summary["best_step"] = progress.best_step
