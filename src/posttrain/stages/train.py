@@ -59,12 +59,12 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
         "refused": sum(report.refused.values()),
         "truncated": report.truncated,
         "steps": steps,
-        "epochs": round(steps * stage.batch_size / samples, 3),
+        "epochs": round(source.total / samples, 3),
         "samples_per_step": stage.batch_size,
         "tokens_per_step": round(report.tokens / samples * stage.batch_size),
         "trained_tokens_per_step": round(report.trained_tokens / samples * stage.batch_size),
         "trained_share": round(report.trained_tokens / report.tokens, 4),
-        "trained_tokens": round(steps * stage.batch_size * report.trained_tokens / samples),
+        "trained_tokens": round(source.total * report.trained_tokens / samples),
         "memory": _memory(stage, origin, shape, objective, moved),
     }
     refused = tuple(f"{count} rows refused: {reason}" for reason, count in report.refused.items())
