@@ -9,7 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posttrain.data.rendering import OVERLONG, Rendered, Rendering, render_batch, render_pairs, template_notes
+from posttrain.data.rendering import (
+    NOT_A_PAIR,
+    OVERLONG,
+    Rendered,
+    Rendering,
+    render_batch,
+    render_pairs,
+    template_notes,
+)
 from posttrain.data.sample import Sample
 from posttrain.data.token_store import FORMAT, EncodedDataset, Example, Report, StoreWriter, new_store, open_store
 from posttrain.data.turns import (
@@ -39,6 +47,8 @@ _REMEDIES = {
     TEMPLATE_REFUSES: "change the order or the roles of the turns, or the template",
     TEMPLATE_DROPS: "give the tokenizer a chat template that knows tools, or take them out of the rows",
     NO_TARGET: "every row needs an answer that begins before max_length",
+    NOT_A_PAIR: "the objective compares answers (or counts by the scalar 'chosen'): every row needs prompt, chosen and "
+    "rejected; take a loss that needs no pairs, such as nll, for rows with one answer",
     OVERLONG: "raise max_length, or set overlong: truncate",
 }
 

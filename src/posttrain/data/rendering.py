@@ -22,6 +22,7 @@ LossOn = Literal["last", "all"]
 Overlong = Literal["drop", "truncate", "error"]
 
 OVERLONG = "overlong"
+NOT_A_PAIR = "no preference pair"
 NOT_PLAIN = "more than one turn without a template"
 
 
@@ -104,7 +105,7 @@ def render_pairs(
         _finished(sample, tokens, rendering, group=sample.id, scalars={"chosen": 1.0 - place % 2})
         for place, (sample, tokens) in enumerate(zip(twice, masked, strict=True))
     ]
-    return [_paired(*outcomes[place : place + 2]) for place in range(0, len(outcomes), 2)]
+    return [_paired(sample, *outcomes[2 * place : 2 * place + 2]) for place, sample in enumerate(samples)]
 
 
 def render_prompt(
@@ -199,7 +200,11 @@ def _finished(
     return Rendered(Sequence(tokens, target, origin, sample.id, group=group, scalars=scalars or {}), truncated)
 
 
-def _paired(chosen: Rendered | Refusal, rejected: Rendered | Refusal) -> tuple[Rendered, Rendered] | Refusal:
+def _paired(
+    sample: Sample, chosen: Rendered | Refusal, rejected: Rendered | Refusal
+) -> tuple[Rendered, Rendered] | Refusal:
+    if not sample.response or not sample.rejected:
+        return Refusal(NOT_A_PAIR, f"there is no {'rejected' if sample.response else 'chosen'} answer")
     for side, outcome in (("chosen", chosen), ("rejected", rejected)):
         if isinstance(outcome, Refusal):
             return Refusal(outcome.reason, f"{side}: {outcome.detail}")

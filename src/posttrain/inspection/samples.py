@@ -4,7 +4,7 @@ No weights are loaded: a tokenizer, a template and the recipe's data are all tha
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from posttrain.data.rendering import OVERLONG, Rendering, end_tokens, render_pro
 from posttrain.data.token_store import EncodedDataset, Example
 from posttrain.errors import UserError, nearest
 from posttrain.generation.stopping import decode
+from posttrain.objectives import build_objective
 from posttrain.policy import load_tokenizer
 from posttrain.recipe import Evaluate, Generate, Recipe, Train
 from posttrain.stages import Context
@@ -39,7 +40,8 @@ class Piece:
 class Shown:
     """One rendered sample. `ids[T]`, `tokens[T]` as the vocabulary writes them, `trained[T]`; `pieces` read as text.
 
-    `number` counts from 1 in the stage's data. `side`: chosen or rejected, of a preference pair. `answer`: what a verifier compares with.
+    `number` counts from 1 in the stage's data. `answer`: what a verifier compares with. `side`: chosen or rejected, of
+    a preference pair.
     """
 
     number: int

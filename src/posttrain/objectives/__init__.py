@@ -1,7 +1,17 @@
 """What weight each token's log-likelihood gets."""
 
-from posttrain.objectives import distillation, likelihood, one_token_rollout, poft, regularised, reweighted
-from posttrain.objectives.objective import Loss, Objective, Term, build_objective, objective, objectives
+from posttrain.objectives import (
+    distillation,
+    kahneman_tversky,
+    likelihood,
+    one_token_rollout,
+    poft,
+    preference,
+    regularised,
+    reweighted,
+)
+from posttrain.objectives.building import build_objective
+from posttrain.objectives.objective import Loss, Objective, Term, objective, objectives
 from posttrain.objectives.reduction import Reduction
 
 __all__ = [
@@ -11,11 +21,13 @@ __all__ = [
     "Term",
     "build_objective",
     "distillation",
+    "kahneman_tversky",
     "likelihood",
     "objective",
     "objectives",
     "one_token_rollout",
     "poft",
+    "preference",
     "regularised",
     "reweighted",
 ]

@@ -7,7 +7,8 @@ A new loss is one function:
         return -scores.logprobs.detach().exp() * scores.logprobs
 
 It returns one value a target token `[N]` (or, with `level="sequence"`, one a sequence `[S]`; with `level="group"`,
-one a group `[G]`), and may return `(values, metrics)`, where each metric is `[N]` or `[S]` and is averaged for the log.
+one a group `[G]`), and may return `(values, metrics)`, where each metric is `[N]`, `[S]` or `[G]` and is averaged for
+the log; one of any other length (of the chosen sequences only, say) is averaged as it is.
 It never averages its loss itself: the reduction does, over the whole optimiser step.
 """
 
@@ -25,7 +26,6 @@ from posttrain.data import Origin, Sequence
 from posttrain.data.batch import Batch
 from posttrain.data.scores import Need, TokenScores
 from posttrain.errors import UserError, nearest
-from posttrain.objectives.embedding_noise import EmbeddingNoise
 from posttrain.objectives.reduction import TOKEN_MEAN, Gather, Level, Measure, Reduction, alone
 from posttrain.registry import Registry
 
@@ -42,6 +42,12 @@ class Scorer(Protocol):
 
 Forward = Callable[[Any, Batch, tuple[Need, ...]], TokenScores]
 """How scores come about where that is not `policy.scores(batch, needs)`: mixed embeddings, perturbed weights ..."""
+Score = Callable[[List[Sequence], tuple[Need, ...]], list[TokenScores]]
+"""Scores of each sequence's targets without gradient, in as many micro-batches as it takes, dropout off. Every rank
+must call it as often as the others; one that has nothing to score passes no sequences."""
+Prepare = Callable[[List[Sequence], Score, Gather], list[Sequence]]
+"""What a loss must know of the whole step before its first backward: this rank's sequences with more scalars or
+columns. What it adds must depend on the step alone, not on how ranks and micro-batches cut it."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,11 @@ class Loss:
 class Term:
     """One loss with its reduction, its share of the tokens and its weight in the sum.
 
-    `origins`: only targets of these origins count (None: all). `weight_column`: a column that says how much each of
-    them counts, in the numerator and in the denominator. `weight`: a factor, or a function of the step's progress in
-    [0, 1].
+    `origins`: only targets of these origins count (None: all). `where`: a scalar (0 or more) that says how much the
+    sequence counts, or "not " and a scalar, for those where it is 0. `weight_column`: a column that says how much each
+    token counts. All three hold in the numerator and in the denominator. `weight`: a factor, or a function of the
+    step's progress in [0, 1]. `scalars`: those that every sequence must have. `prepare` runs once a step, before the
+    first forward.
     """
 
     name: str
@@ -69,9 +77,12 @@ class Term:
     reduction: Reduction = TOKEN_MEAN
     level: Level = "token"
     origins: frozenset[Origin] | None = None
+    where: str | None = None
     weight_column: str | None = None
     weight: float | Callable[[float], float] = 1.0
     forward: Forward | None = None
+    scalars: tuple[str, ...] = ()
+    prepare: Prepare | None = None
 
     def __post_init__(self) -> None:
         self.reduction.check_level(self.level)
@@ -79,20 +90,43 @@ class Term:
     def measure(self, sequence: Sequence) -> Measure:
         """`[T]`: how much each token of a sequence counts in this term.
 
-        Raises `UserError` for a weight column that is missing, negative or not finite.
+        Raises `UserError` for a scalar or a weight column that is missing, negative or not finite.
         """
+        for name in self.scalars:
+            self._scalar(sequence, name)
         chosen = sequence.target
         if self.origins is not None:
             chosen = chosen & np.isin(sequence.origin, [int(origin) for origin in self.origins])
         measure = chosen.astype(np.float64)
+        if self.where is not None:
+            measure *= self._share(sequence, self.where)
         if self.weight_column is not None:
-            measure[chosen] = self._weights(sequence)[chosen]
+            measure[chosen] *= self._weights(sequence)[chosen]
             if not (np.isfinite(measure).all() and (measure >= 0).all()):
                 raise UserError(
                     f"objective '{self.name}': weight column '{self.weight_column}' of sample {sequence.sample_id} has "
                     "a weight that is negative or not finite; weights count tokens, so they must be 0 or more"
                 )
         return measure
+
+    def _share(self, sequence: Sequence, where: str) -> float:
+        if where.startswith(_NOT):
+            return float(self._scalar(sequence, where.removeprefix(_NOT)) == 0)
+        value = self._scalar(sequence, where)
+        if not 0 <= value < float("inf"):
+            raise UserError(
+                f"objective '{self.name}': scalar '{where}' of sample {sequence.sample_id} is {value}; 'where' counts "
+                "sequences by it, so it must be 0 or more"
+            )
+        return value
+
+    def _scalar(self, sequence: Sequence, name: str) -> float:
+        if name not in sequence.scalars:
+            raise UserError(
+                f"objective '{self.name}': sample {sequence.sample_id} has no scalar '{name}': "
+                f"{nearest(name, sequence.scalars)}"
+            )
+        return float(sequence.scalars[name])
 
     def _weights(self, sequence: Sequence) -> Measure:
         name = str(self.weight_column)
@@ -102,6 +136,9 @@ class Term:
                 f"{nearest(name, sequence.columns)}"
             )
         return sequence.columns[name].astype(np.float64)
+
+
+_NOT = "not "
 
 
 class Objective:
@@ -125,6 +162,23 @@ class Objective:
     def keeps_groups(self) -> bool:
         """Must the sequences of a group be in one micro-batch?"""
         return any(term.level == "group" for term in self.terms)
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Does any term read, or choose by, which side of a preference pair a sequence is?"""
+        return "chosen" in self.scalars
+
+    @property
+    def scalars(self) -> frozenset[str]:
+        """The scalars that the terms read or choose sequences by."""
+        chosen_by = (term.where.removeprefix(_NOT) for term in self.terms if term.where is not None)
+        return frozenset(chosen_by).union(*(term.scalars for term in self.terms))
+
+    def prepare(self, sequences: List[Sequence], score: Score, gather: Gather = alone) -> List[Sequence]:
+        """This rank's share of the step, with what the terms must know of the whole step before its first backward."""
+        for prepare in dict.fromkeys(term.prepare for term in self.terms):
+            sequences = sequences if prepare is None else prepare(sequences, score, gather)
+        return sequences
 
     def coefficients(self, sequences: List[Sequence], gather: Gather = alone) -> list[dict[str, Measure]]:
         """For each sequence of this rank's share of the step: what each term's reduction gives its tokens.
@@ -208,16 +262,22 @@ def _sum_and_count(values: Tensor, coefficients: Tensor, batch: Batch) -> tuple[
 
 
 @dataclass(frozen=True)
-class _Declaration:
+class Declaration:
+    """What the decorator `objective` says of a loss function."""
+
     needs: tuple[Need, ...] | Callable[..., tuple[Need, ...]]
     reduction: Reduction
     level: Level
     forward: Forward | None
+    scalars: tuple[str, ...]
+    prepare: Prepare | None
 
 
 objectives: Registry[Callable[..., TermLoss]] = Registry("objective")
 """Loss functions by the name that a recipe gives them."""
-_declarations: dict[str, _Declaration] = {}
+declarations: dict[str, Declaration] = {}
+COMMON = ("weight", "reduction", "origins", "where", "weight_column", "embedding_noise")
+"""Options that every term has."""
 
 
 def objective(
@@ -227,93 +287,21 @@ def objective(
     reduction: Reduction = TOKEN_MEAN,
     level: Level = "token",
     forward: Forward | None = None,
+    scalars: tuple[str, ...] = (),
+    prepare: Prepare | None = None,
 ) -> Callable[[Callable[..., TermLoss]], Callable[..., TermLoss]]:
     """Decorator: a recipe's `objective: name` is this loss.
 
     `needs`: the scores it reads beside `logprobs`, or a function of its options that says so. `reduction`: its default,
-    which a recipe may change.
+    which a recipe may change. `scalars`: those that every sequence must have; a loss that reads `chosen` makes a train
+    stage encode preference pairs. `prepare`: what it must know of the whole step before the first backward.
     """
 
     def declare(function: Callable[..., TermLoss]) -> Callable[..., TermLoss]:
-        taken = set(inspect.signature(function).parameters) & set(_COMMON)
+        taken = set(inspect.signature(function).parameters) & set(COMMON)
         if taken:
             raise TypeError(f"objective '{name}': every term has {sorted(taken)} already; call its option otherwise")
-        _declarations[name] = _Declaration(needs, reduction, level, forward)
+        declarations[name] = Declaration(needs, reduction, level, forward, scalars, prepare)
         return objectives.register(name)(function)
 
     return declare
-
-
-_COMMON = ("weight", "reduction", "origins", "weight_column", "embedding_noise")
-
-
-def build_objective(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) -> Objective:
-    """What a recipe says of its objective: a name, `{name: ..., option: value}`, or a list of such terms to add up.
-
-    Besides its own options every term takes `weight` (a factor), `reduction` (`tokens`, `sequences`, `groups` or
-    `{constant: length}`), `origins` (a list such as `[demonstration]`), `weight_column`, and `embedding_noise` (the α
-    of NEFTune: the term reads scores under noise; see `EmbeddingNoise`).
-    """
-    if isinstance(spec, (str, Mapping)):
-        return Objective(_build_term({"name": spec} if isinstance(spec, str) else spec))
-    if not spec:
-        raise UserError("the objective is an empty list; give at least one term, for example 'nll'")
-    return Objective(*(_build_term({"name": term} if isinstance(term, str) else term) for term in spec))
-
-
-def _build_term(spec: Mapping[str, Any]) -> Term:
-    common = {key: spec[key] for key in _COMMON if key in spec}
-    name, options = objectives.options({key: value for key, value in spec.items() if key not in _COMMON})
-    declared = _declarations[name]
-    function = objectives[name]
-    needs = declared.needs(**options) if callable(declared.needs) else declared.needs
-    weight = common.get("weight", 1.0)
-    if not isinstance(weight, (int, float)) or isinstance(weight, bool):
-        raise UserError(f"objective '{name}': 'weight' must be a number, found {weight!r}")
-    return Term(
-        name=name,
-        function=lambda scores, batch: function(scores, batch, **options),
-        needs=needs,
-        reduction=_reduction(name, common["reduction"]) if "reduction" in common else declared.reduction,
-        level=declared.level,
-        origins=_origins(name, common["origins"]) if common.get("origins") is not None else None,
-        weight_column=common.get("weight_column"),
-        weight=float(weight),
-        forward=_forward(name, declared.forward, common.get("embedding_noise")),
-    )
-
-
-def _forward(name: str, own: Forward | None, noise: Any) -> Forward | None:
-    if noise is None:
-        return own
-    if not isinstance(noise, (int, float)) or isinstance(noise, bool) or not 0 <= noise < float("inf"):
-        raise UserError(f"objective '{name}': 'embedding_noise' must be a number, 0 or more, found {noise!r}")
-    if own is not None:
-        raise UserError(f"objective '{name}' has a forward pass of its own; leave 'embedding_noise' out")
-    return EmbeddingNoise(float(noise)) if noise else None
-
-
-def _reduction(name: str, spec: Any) -> Reduction:
-    if isinstance(spec, Mapping) and list(spec) == ["constant"]:
-        length = spec["constant"]
-        if not isinstance(length, (int, float)) or isinstance(length, bool):
-            raise UserError(f"objective '{name}': reduction constant needs a length in tokens, found {length!r}")
-        return Reduction("constant", float(length))
-    if spec in ("tokens", "sequences", "groups"):
-        return Reduction(spec)
-    raise UserError(
-        f"objective '{name}': reduction {spec!r} is none of tokens, sequences, groups, {{constant: length}}"
-    )
-
-
-def _origins(name: str, given: Any) -> frozenset[Origin]:
-    known = {origin.name.lower(): origin for origin in Origin}
-    items = [str(item) for item in given] if isinstance(given, list) else [str(given)]
-    if not items:
-        raise UserError(
-            f"objective '{name}': 'origins' is an empty list; leave it out to count targets of every origin"
-        )
-    for item in items:
-        if item not in known:
-            raise UserError(f"objective '{name}': unknown origin '{item}': {nearest(item, known)}")
-    return frozenset(known[item] for item in items)

@@ -123,7 +123,7 @@ class Train(Rendered):
     adapter: Piece | None = Field(None, description="None moves all parameters; 'lora' ...")
     epochs: float = Field(1.0, gt=0)
     steps: PositiveInt | None = Field(None, description="optimiser steps; overrules epochs")
-    batch_size: PositiveInt = Field(32, description="sequences of one optimiser step, over all ranks")
+    batch_size: PositiveInt = Field(32, description="samples (a preference pair is one) of a step, over all ranks")
     micro_batch_tokens: PositiveInt = Field(8192, description="tokens computed at once, padding included")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"

@@ -1,5 +1,6 @@
 """Demonstrations: a fixed data set in an order that is a function of the seed."""
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +19,10 @@ class Dataset(Protocol):
 
 
 class Demonstrations:
-    """`batch_size` sequences a step, `epochs` passes over the data, every pass in a new order.
+    """`batch_size` items a step, `epochs` passes over the data, every pass in a new order.
 
+    An item is a sequence, or with `pairs` the two sides of a preference pair: rows 2i and 2i + 1 of the data. They stay
+    on one rank, and share a group of their own, although the same pair may come twice in a step that begins an epoch.
     The order is a function of (seed, epoch) alone, so there is nothing to save: a resumed run and any number of ranks
     see the same sequences at the same step. The last step of the last epoch may be smaller; none is dropped.
     """
@@ -32,12 +35,14 @@ class Demonstrations:
         *,
         epochs: float = 1.0,
         shuffle: bool = True,
+        pairs: bool = False,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.data, self.batch_size, self.seed, self.shuffle = data, batch_size, seed, shuffle
-        self.rank, self.ranks = rank, ranks
-        self.total = max(1, round(epochs * len(data)))
+        self.pairs, self.rank, self.ranks = pairs, rank, ranks
+        self.items = len(data) // 2 if pairs else len(data)
+        self.total = max(1, round(epochs * self.items))
         self._order: tuple[int, npt.NDArray[np.int64]] | None = None
 
     @property
@@ -46,14 +51,21 @@ class Demonstrations:
         return -(-self.total // self.batch_size)
 
     def indices(self, step: int) -> list[int]:
-        """Rows of the whole step, all ranks together."""
+        """Items of the whole step, all ranks together."""
         start = step * self.batch_size
         places = range(start, min(start + self.batch_size, max(self.total, start + 1)))
-        return [int(self._permutation(place // len(self.data))[place % len(self.data)]) for place in places]
+        return [int(self._permutation(place // self.items)[place % self.items]) for place in places]
 
     def next(self, step: int, policy: Policy) -> list[Sequence]:
         """This rank's share of a step."""
-        return [self.data[index] for index in self.indices(step)[self.rank :: self.ranks]]
+        drawn = self.indices(step)[self.rank :: self.ranks]
+        if not self.pairs:
+            return [self.data[index] for index in drawn]
+        return [side for place, pair in enumerate(drawn) for side in self._sides(pair, place)]
+
+    def _sides(self, pair: int, place: int) -> list[Sequence]:
+        sides = self.data[2 * pair], self.data[2 * pair + 1]
+        return [replace(side, group=f"{side.group}/{place * self.ranks + self.rank}") for side in sides]
 
     def state(self) -> dict[str, Any]:
         """Nothing: the order is a function of the step."""
@@ -65,6 +77,6 @@ class Demonstrations:
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(len(self.data)) if self.shuffle else np.arange(len(self.data))
+            order = rng.permutation(self.items) if self.shuffle else np.arange(self.items)
             self._order = (epoch, order)
         return self._order[1]

@@ -37,7 +37,8 @@ def encoded(
 ) -> EncodedDataset:
     """The data set `name` as tokens, from the cache beside the run folders where it was made before.
 
-    `pairs`: both sides of preference pairs. `max_refused`: the share of rows that may be refused; default: what the recipe says of the data.
+    `pairs`: both sides of preference pairs. `max_refused`: the share of rows that may be refused; default: what the
+    recipe says of the data.
     """
     data = context.data(name)
     with context.terminal.bar(f"tokenising {name}", _rows(data), "rows") as bar:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as List
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from posttrain.data import Sequence
 from posttrain.data.batch import Batch, collate, micro_batches
+from posttrain.data.scores import Need, TokenScores
 from posttrain.objectives import Objective
 from posttrain.objectives.reduction import Measure
 from posttrain.policy import Policy
@@ -95,6 +97,8 @@ def accumulate_gradients(
     Raises `UserError` when no token of the step (on any rank) is a target of the objective.
     """
     result = StepResult()
+    with watch.lap("time/forward"):
+        sequences = objective.prepare(sequences, partial(score_sequences, policy, token_budget, ranks), ranks.gather)
     rows = objective.coefficients(sequences, ranks.gather)
     parts = micro_batches(sequences, token_budget, layout=policy.layout, keep_groups=objective.keeps_groups)
     cut = [_Part([sequences[row] for row in part], [rows[row] for row in part]) for part in parts]
@@ -121,6 +125,35 @@ def accumulate_gradients(
     result.loss = float(sum(values)) if values else 0.0
     _join_ranks(result, sums, ranks)
     return result
+
+
+@torch.no_grad()
+def score_sequences(
+    policy: Policy, token_budget: int, ranks: Ranks, sequences: List[Sequence], needs: tuple[Need, ...]
+) -> list[TokenScores]:
+    """Scores of each sequence's target tokens, with dropout off and no graph. Every rank must call this as often."""
+    training = policy.model.training
+    policy.model.eval()
+    parts = micro_batches(sequences, token_budget, layout=policy.layout)
+    cut = [_Part([sequences[row] for row in part], [{} for _ in part]) for part in parts]
+    fillers = _fillers(cut, ranks) if is_sharded(policy) and any(ranks.gather(len(cut))) else []
+    found: list[TokenScores] = []
+    for part in [*cut, *fillers]:
+        batch = collate(part.sequences, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
+        scores = policy.scores(batch.to(policy.device), needs)
+        if part.counts:
+            found += _by_sequence(scores, [sequence.targets for sequence in part.sequences])
+    policy.model.train(training)
+    order = [row for part in parts for row in part]
+    return [scores for _, scores in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+
+
+def _by_sequence(scores: TokenScores, targets: list[int]) -> list[TokenScores]:
+    parts = {name: torch.split(values, targets) for name, values in scores.extra.items()}
+    return [
+        TokenScores(logprobs, {name: values[row] for name, values in parts.items()})
+        for row, logprobs in enumerate(torch.split(scores.logprobs, targets))
+    ]
 
 
 @dataclass(frozen=True)
