@@ -67,7 +67,9 @@ def test_dft_is_sft_as_reinforcement_learning_without_its_importance_weight() ->
 
 def test_dft_is_the_mean_over_tokens_not_over_weights() -> None:
     """Sheet 43, check 2, where it is called SFT-IS."""
-    assert mean_loss("dft", step_of([[0, 0], [0]]), two_tokens(0.9, 0.5, 0.1)).item() == pytest.approx(0.223886, abs=1e-6)
+    assert mean_loss("dft", step_of([[0, 0], [0]]), two_tokens(0.9, 0.5, 0.1)).item() == pytest.approx(
+        0.223886, abs=1e-6
+    )
 
 
 def test_dft_is_that_of_trl(tmp_path: Path) -> None:
@@ -110,7 +112,9 @@ def test_focal_loss_weighs_by_what_is_missing_to_certainty(gamma: float, expecte
 
 def test_focal_loss_without_gamma_is_likelihood() -> None:
     batch = batch_of(TOKENS)
-    focal, nll = (gradient(lambda at, n=n: losses(n, batch, at), LOGITS) for n in ({"name": "focal", "gamma": 0}, "nll"))
+    focal, nll = (
+        gradient(lambda at, n=n: losses(n, batch, at), LOGITS) for n in ({"name": "focal", "gamma": 0}, "nll")
+    )
     torch.testing.assert_close(focal, nll)
 
 
@@ -185,7 +189,10 @@ def test_iw_sft_clips_a_sequence_at_sixteen() -> None:
 
 
 def test_unlikelihood_lowers_bad_responses_and_raises_good_ones() -> None:
-    step, logits = step_of([[0], [0]], scalars={"negative": [0.0, 1.0]}), logits_of([0.25, 0.5, 0.25], [0.25, 0.5, 0.25])
+    step, logits = (
+        step_of([[0], [0]], scalars={"negative": [0.0, 1.0]}),
+        logits_of([0.25, 0.5, 0.25], [0.25, 0.5, 0.25]),
+    )
     assert_near(losses("unlikelihood", collate(step), logits), [1.386294, 0.287682])
     found = gradient(lambda at: losses("unlikelihood", collate(step), at), logits)
     assert_near(found, [[-0.75, 0.5, 0.25], [0.25, -0.25 * 0.5 / 0.75, -0.25 * 0.25 / 0.75]])
