@@ -105,8 +105,8 @@ def test_a_sequence_without_tokens_does_not_count() -> None:
 
 
 def test_data_that_were_not_scored_are_refused() -> None:
-    with pytest.raises(UserError, match=r"no scalar 'reference_score'.*score the data with them first"):
-        losses("poft", batch_of(TOKENS), LOGITS)
+    with pytest.raises(UserError, match="objective 'poft': sample sample0 has no scalar 'reference_score'"):
+        mean_loss("poft", step_of(TOKENS), LOGITS)
 
 
 def test_a_mean_over_tokens_is_refused() -> None:

@@ -8,12 +8,11 @@ from torch.nn import functional as F
 
 from posttrain.data.batch import Batch
 from posttrain.data.scores import TokenScores
-from posttrain.errors import UserError
 from posttrain.objectives.objective import TermLoss, objective
 from posttrain.objectives.reduction import Reduction
 
 
-@objective("poft", level="sequence", reduction=Reduction("sequences"))
+@objective("poft", level="sequence", reduction=Reduction("sequences"), scalars=("reference_score",))
 def poft(
     scores: TokenScores, batch: Batch, *, beta: Annotated[float, Field(gt=0)] = 1.0, gamma: float = 0.0
 ) -> TermLoss:
@@ -28,14 +27,8 @@ def poft(
     arXiv 2412.12865, equations 5 to 8; β = 1 and γ = 0 in the paper, hard-wired in the authors' code. The code averages
     r_θ over all tokens, prompt and template included, against r̄ over the response's; the paper's mean over the
     response is followed (to have the code's, train on every token). r̄ must be scored on the same text. `origins` says
-    which sequences count, not which tokens r_θ averages. Raises `UserError` where a sequence has no `reference_score`.
-    Metrics `[S]`: `tau`, `score` (r_θ), `reference_score`.
+    which sequences count, not which tokens r_θ averages. Metrics `[S]`: `tau`, `score` (r_θ), `reference_score`.
     """
-    if "reference_score" not in batch.scalars:
-        raise UserError(
-            "objective 'poft': a sequence has no scalar 'reference_score', the mean log-probability per token that "
-            "aligned models give its response; score the data with them first"
-        )
     reference = batch.scalar("reference_score")
     score = batch.mean_by_sequence(scores.logprobs)
     margin = beta * (score - reference) + gamma
