@@ -43,6 +43,22 @@ def test_a_run_cut_off_after_any_step_ends_like_one_that_was_not(policy: Callabl
         assert (progress.step, progress.tokens) == (expected.step, expected.tokens)
 
 
+def test_what_was_done_after_the_last_checkpoint_is_done_and_written_again(tmp_path: Path) -> None:
+    def crash(step: int, row: dict[str, float]) -> None:
+        if step == 6:
+            raise RuntimeError("power cut")
+
+    whole = small_loop(tmp_path / "whole", checkpoint_every=3)
+    train(whole)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(replace(small_loop(tmp_path / "cut", checkpoint_every=3), show=crash))
+    assert [row["step"] for row in metrics(tmp_path / "cut")] == [1, 2, 3, 4, 5]
+    resumed = small_loop(tmp_path / "cut", checkpoint_every=3)
+    train(resumed)
+    assert same(trained(resumed), trained(whole))
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_every_optimiser_goes_on_as_if_not_cut_off(optimiser: str, tmp_path: Path) -> None:
     whole = small_loop(tmp_path / "whole", optimiser=optimiser, steps=4)

@@ -18,6 +18,8 @@ TRAIN = {"kind": "train", "batch_size": 9, "steps": 5, "micro_batch_tokens": 250
 WATCH = {"data": "test", "every": 2, "count": 3, "max_new_tokens": 6}
 # AdamW divides by the size of a gradient, and so gives rounding errors of small ones the size of a step; SGD does not.
 SGD = {**TRAIN, "optimizer": "sgd", "lr": 0.01}
+# Another model as reference: rewards would begin at 0, and be nothing but rounding errors.
+PAIRS = {**SGD, "batch_size": 3, "data": "pairs", "reference": "other"}
 STOP = {"metric": "held_out_loss", "patience": 5}
 CASES: dict[str, dict[str, Any]] = {
     "whole weights": {"train": {**TRAIN, "watch": WATCH, "early_stopping": STOP}, "interrupt_at": 3},
@@ -29,6 +31,9 @@ CASES: dict[str, dict[str, Any]] = {
     # Tied embeddings; one sequence a step leaves a rank without any.
     "sharded, a rank without data": {"model": "qwen2", "train": {**SGD, "batch_size": 1}, "sharding": "fsdp"},
     "sharded LoRA": {"train": {**SGD, "adapter": {"name": "lora", "rank": 4}}, "sharding": "fsdp"},
+    # Three pairs: two on one rank and one on the other, which KTO's reference point must not show.
+    "pairs": {"train": {**PAIRS, "objective": "dpo"}},
+    "sharded KTO": {"train": {**PAIRS, "objective": "kto"}, "sharding": "fsdp"},
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "answers of sharded weights": {"kind": "train", "sharding": "fsdp", "watch": WATCH},
@@ -43,6 +48,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     for name in ("llama", "qwen2"):
         save_tiny(folder / "models" / name, name)
+    pairs = [
+        {"prompt": f"{n} + 1 =", "chosen": str(n + 1), "rejected": "I do not know" * (1 + n % 3)} for n in range(7)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     cases = {
         name: {"recipe": recipe(folder, name, "two"), "interrupt_at": CASES[name].get("interrupt_at")} for name in CASES
     }
@@ -68,7 +77,10 @@ def recipe(folder: Path, case: str, ranks: str) -> dict[str, Any]:
     chosen = CASES[case]
     stage = {**chosen["train"], "sharding": chosen.get("sharding", "auto")}
     model = folder / "models" / chosen.get("model", "llama")
-    return small_recipe(model, folder / ranks / case, {"sft": stage}).model_dump(mode="json")
+    if chosen["train"].get("data") != "pairs":
+        return small_recipe(model, folder / ranks / case, {"sft": stage}).model_dump(mode="json")
+    more = {"data": {"pairs": str(folder / "pairs.jsonl")}, "models": {"other": str(folder / "models" / "qwen2")}}
+    return small_recipe(model, folder / ranks / case, {"sft": stage}, **more).model_dump(mode="json")
 
 
 def outcomes(folder: Path, rank: int) -> dict[str, Any]:
