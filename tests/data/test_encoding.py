@@ -77,6 +77,13 @@ def test_pairs_come_back_as_they_were_rendered(make_tokenizer, tmp_path):
             assert (sequence.group, sequence.scalars) == (expected.group, expected.scalars)
 
 
+def test_rows_without_a_rejected_answer_are_no_pairs(make_tokenizer, tmp_path):
+    with pytest.raises(UserError, match="no preference pair: 3 of 3 rows") as caught:
+        encode(_samples(3), make_tokenizer("chatml"), CHAT, tmp_path, pairs=True)
+    assert "there is no rejected answer" in str(caught.value)
+    assert "-> the objective compares answers" in str(caught.value)
+
+
 def test_the_report_counts_every_row(make_tokenizer, tmp_path):
     long = Sample((user("The"),), (assistant("cat " * 400),), meta={"row": 41})
     bad = Sample((user("The"),), (assistant("sat<|im_end|>"),), meta={"row": 42})

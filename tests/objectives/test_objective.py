@@ -46,6 +46,7 @@ def terms(draw: st.DrawFn) -> Term:
         reduction=draw(st.sampled_from(MEANS if level == "token" else MEANS[1:])),
         level=level,
         origins=draw(st.sampled_from([None, frozenset({Origin.DEMONSTRATION}), frozenset({Origin.ROLLOUT})])),
+        where=draw(st.sampled_from([None, None, "reward"])),
         weight_column=draw(st.sampled_from([None, "weight"])),
         weight=draw(st.sampled_from([1.0, 0.3, lambda progress: 2.0 * progress])),
     )
@@ -181,6 +182,72 @@ def test_a_loss_over_groups_is_averaged_over_groups(policy: Policy) -> None:
     assert loss.loss(policy, batch).value.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def labelled(*values: float) -> list[Sequence]:
+    step = random_step(8, [9, 14, 6, 11][: len(values)], trained=1.0)
+    return [replace(s, scalars={"chosen": value}) for s, value in zip(step, values, strict=True)]
+
+
+def test_where_counts_the_sequences_that_a_scalar_names(policy: Policy) -> None:
+    step = labelled(1, 0, 1)
+    chosen, others = ({"name": "nll", "where": where} for where in ("chosen", "not chosen"))
+    whole: Cut = [[[0, 1, 2]]]
+    expected = gradient_of(policy, build_objective("nll"), [step[0], step[2]], [[[0, 1]]])
+    assert_same(gradient_of(policy, build_objective(chosen), step, whole), expected)
+    expected = gradient_of(policy, build_objective("nll"), [step[1]], [[[0]]])
+    assert_same(gradient_of(policy, build_objective(others), step, whole), expected)
+
+
+def test_where_weighs_sequences_in_numerator_and_denominator() -> None:
+    rows = build_objective({"name": "nll", "where": "chosen"}).coefficients(labelled(3, 0, 1))
+    totals = [float(row["0:nll"].sum()) for row in rows]
+    assert totals == [pytest.approx(3 * 8 / (3 * 8 + 5)), 0, pytest.approx(5 / (3 * 8 + 5))]
+
+
+def test_where_weight_column_and_origins_hold_together() -> None:
+    step = random_step(9, [30])
+    spec = {"name": "nll", "where": "reward", "weight_column": "weight", "origins": ["rollout"]}
+    measure = build_objective(spec).terms[0].measure(step[0])
+    rollouts = step[0].target & (step[0].origin == Origin.ROLLOUT)
+    np.testing.assert_allclose(measure[rollouts], step[0].scalars["reward"] * step[0].columns["weight"][rollouts])
+    assert not measure[~rollouts].any()
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_a_scalar_that_cannot_count_sequences_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match=r"scalar 'chosen' of sample sample0 is .* must be 0 or more"):
+        build_objective({"name": "nll", "where": "chosen"}).coefficients(labelled(value))
+
+
+@pytest.mark.parametrize("where", ["choosen", "not choosen"])
+def test_a_missing_scalar_is_named(where: str) -> None:
+    with pytest.raises(UserError, match="sample sample0 has no scalar 'choosen': did you mean 'chosen'"):
+        build_objective({"name": "nll", "where": where}).coefficients(labelled(1))
+
+
+def test_an_objective_knows_the_scalars_that_it_reads_and_chooses_by() -> None:
+    spec = [{"name": "nll", "where": "not rejected"}, {"name": "nll", "where": "kept"}, "simpo"]
+    assert build_objective(spec).scalars == {"rejected", "kept", "chosen"}
+    assert build_objective(spec).needs_pairs
+    assert not build_objective(spec[:2]).needs_pairs
+
+
+def test_what_terms_must_know_of_a_step_is_prepared_once_for_all_of_them() -> None:
+    calls = []
+
+    def longest(sequences: Any, score: Any, gather: Any) -> list[Sequence]:
+        calls.append(len(sequences))
+        most = max(gather(max(len(s) for s in sequences)))
+        return [replace(s, scalars={**s.scalars, "longest": float(most)}) for s in sequences]
+
+    terms = [Term(name, lambda scores, batch: -scores.logprobs, prepare=longest) for name in "ab"]
+    step = Objective(*terms, Term("c", lambda scores, batch: -scores.logprobs)).prepare(
+        labelled(1, 0), lambda sequences, needs: []
+    )
+    assert calls == [2]
+    assert {s.scalars["longest"] for s in step} == {14.0}
+    assert Objective(Term("c", lambda scores, batch: -scores.logprobs)).prepare(step, lambda s, n: []) is step
+
+
 def test_two_terms_of_one_name_keep_their_metrics_apart(policy: Policy) -> None:
     step = random_step(6, [9])
     terms = [{"name": "nll", "origins": ["demonstration"]}, {"name": "nll", "origins": ["rollout"]}]
@@ -262,6 +329,8 @@ def test_a_weight_that_cannot_count_tokens_is_refused(value: float) -> None:
             "unknown origin 'demonstrations': did you mean 'demonstration'",
         ),
         ({"name": "nll", "origins": []}, "'origins' is an empty list"),
+        ({"name": "nll", "where": 1}, "'where' must be the name of a scalar, or 'not' and one, found 1"),
+        ({"name": "nll", "where": "not "}, "'where' must be the name of a scalar"),
     ],
 )
 def test_a_mistake_in_an_objective_is_named(spec: Any, message: str) -> None:

@@ -1,6 +1,7 @@
 """Demonstrations: every row once an epoch, in an order that depends on nothing but the seed."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import random_step
 
+from posttrain.data import Sequence
 from posttrain.policy import Policy
 from posttrain.sources import Demonstrations
 
@@ -35,6 +37,36 @@ def test_ranks_share_the_same_steps(rows: int, batch_size: int, epochs: float, r
     for step in range(alone.steps):
         together = [sequence.sample_id for share in shares for sequence in share.next(step, NO_POLICY)]
         assert Counter(together) == Counter(sequence.sample_id for sequence in alone.next(step, NO_POLICY))
+
+
+def paired(pairs: int) -> list[Sequence]:
+    return [replace(s, sample_id=f"pair{row // 2}", group=f"pair{row // 2}") for row, s in enumerate(DATA[: 2 * pairs])]
+
+
+@given(st.integers(1, 6), st.integers(1, 7), st.floats(0.1, 3), st.integers(1, 4))
+def test_both_sides_of_a_pair_come_in_one_step_on_one_rank(
+    pairs: int, batch_size: int, epochs: float, ranks: int
+) -> None:
+    data = paired(pairs)
+    shares = [Demonstrations(data, batch_size, 3, epochs=epochs, pairs=True, rank=r, ranks=ranks) for r in range(ranks)]
+    drawn: Counter[str] = Counter()
+    for step in range(shares[0].steps):
+        groups: list[str] = []
+        for share in shares:
+            rows = share.next(step, NO_POLICY)
+            assert [row.sample_id for row in rows[::2]] == [row.sample_id for row in rows[1::2]]
+            assert [row.group for row in rows[::2]] == [row.group for row in rows[1::2]]
+            groups += [row.group for row in rows[::2]]
+            drawn.update(row.sample_id for row in rows[::2])
+        assert len(set(groups)) == len(groups) <= batch_size
+    assert sum(drawn.values()) == max(1, round(epochs * pairs))
+    assert max(drawn.values()) - min(drawn[f"pair{pair}"] for pair in range(pairs)) <= 1
+
+
+def test_the_sides_of_a_pair_stay_in_their_order() -> None:
+    (first, second) = Demonstrations(paired(1), 4, seed=0, pairs=True).next(0, NO_POLICY)
+    assert np.array_equal(first.tokens, DATA[0].tokens)
+    assert np.array_equal(second.tokens, DATA[1].tokens)
 
 
 def test_every_epoch_has_an_order_of_its_own() -> None:
