@@ -39,7 +39,7 @@ class Chunk:
         """`[n, V]` of the reference model."""
         if self.reference_logits is None:
             raise ValueError("this quantity needs reference logits, but its Need does not declare reference=True")
-        return torch.log_softmax(self.reference_logits, -1)
+        return _finite(torch.log_softmax(self.reference_logits, -1))
 
     def uniforms(self, count: int) -> Tensor:
         """`[n, count]` numbers in [0, 1) for each token: see `uniforms`."""
@@ -56,6 +56,10 @@ def uniforms(key: Tensor, seed: int, count: int) -> Tensor:
         state = (state ^ ((state >> shift) & (2 ** (64 - shift) - 1))) * factor
     state = state ^ ((state >> 31) & (2**33 - 1))
     return ((state >> 11) & (2**53 - 1)).double() * 2.0**-53
+
+
+def _finite(logprobs: Tensor) -> Tensor:
+    return logprobs.clamp(min=torch.finfo(logprobs.dtype).min)
 
 
 @dataclass(frozen=True)
