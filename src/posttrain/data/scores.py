@@ -30,9 +30,12 @@ class Chunk:
 
     @cached_property
     def log_softmax(self) -> Tensor:
-        """`[n, V]`, with a graph where the logits have one, even if a need without gradient is the first to ask."""
+        """`[n, V]`, with a graph where the logits have one, even if a need without gradient is the first to ask.
+
+        Finite also where a logit is -inf, so that p · log p is 0 there and not NaN.
+        """
         with torch.set_grad_enabled(self.logits.requires_grad):
-            return torch.log_softmax(self.logits, -1)
+            return _finite(torch.log_softmax(self.logits, -1))
 
     @cached_property
     def reference_log_softmax(self) -> Tensor:
