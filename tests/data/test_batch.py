@@ -159,4 +159,33 @@ def test_micro_batches_cut_a_step_without_loss_and_within_the_budget(
 
 def test_sequences_of_like_length_share_a_micro_batch() -> None:
     step = random_step(0, [2, 10, 2, 10, 2, 10])
-    assert micro_batches(step, 20) == [[0, 2, 4], [1, 3], [5]]
+    assert sorted(micro_batches(step, 20)) == [[0, 2, 4], [1, 3], [5]]
+
+
+def test_padding_is_traded_for_micro_batches_at_a_32nd_of_the_budget() -> None:
+    step = random_step(0, [10, 12, 12, 30])
+    assert micro_batches(step, 320) == [[0, 1, 2], [3]]  # 2 tokens of padding are cheaper than one more start, 54 not
+    assert micro_batches(step, 3200) == [[0, 1, 2, 3]]  # where starts are dear, all go together
+    assert micro_batches(step, 32) == [[3], [1, 2], [0]]
+
+
+@given(steps(longest=30, most=8), st.integers(1, 200))
+def test_no_cut_of_sorted_sequences_is_cheaper(step: list[Sequence], budget: int) -> None:
+    lengths = sorted(len(sequence) for sequence in step)
+
+    def cost(parts: list[list[int]]) -> float:
+        return sum(max(part) * len(part) + budget / 32 for part in parts)
+
+    def cuts(lengths: list[int]) -> list[list[list[int]]]:
+        firsts = (lengths[:n] for n in range(1, len(lengths) + 1))
+        allowed = [first for first in firsts if len(first) == 1 or max(first) * len(first) <= budget]
+        return [[first, *rest] for first in allowed for rest in cuts(lengths[len(first) :])] if lengths else [[]]
+
+    found = cost([[len(step[index]) for index in part] for part in micro_batches(step, budget)])
+    assert found == pytest.approx(min(cost(parts) for parts in cuts(lengths)))
+
+
+def test_the_largest_micro_batch_comes_first() -> None:
+    step = random_step(0, [2, 3, 9, 9, 9, 20])
+    areas = [max(len(step[row]) for row in part) * len(part) for part in micro_batches(step, 30)]
+    assert areas == sorted(areas, reverse=True)

@@ -1,6 +1,7 @@
 """`Batch`: what the policy reads (`rows`) and what objectives see (flat target tokens)."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field, replace
@@ -180,21 +181,49 @@ def micro_batches(
 ) -> list[list[int]]:
     """Cut a step into micro-batches of at most `token_budget` tokens, padding included; returns indices.
 
-    Sequences of like length go together, so that little is padded. `keep_groups` never cuts a group (for losses over
-    pairs or groups). A single item above the budget is a micro-batch of its own.
+    Sequences of like length go together, and the cut is the cheapest there is: what it computes is the tokens with
+    their padding, and a 32nd of the budget for each micro-batch (calls, kernel launches, one more sum of gradients).
+    `keep_groups` never cuts a group (for losses over pairs or groups). A single item above the budget is a micro-batch
+    of its own. The largest come first, so that the memory they need is there for the others.
     """
     items: dict[str, list[int]] = {}
     for row, sequence in enumerate(sequences):
         key = sequence.group if keep_groups and sequence.group else f"\0{row}"
         items.setdefault(key, []).append(row)
-    ordered = sorted(items.values(), key=lambda rows: (max(len(sequences[row]) for row in rows), rows[0]))
-    parts: list[list[int]] = []
-    for rows in ordered:
-        merged = [*parts[-1], *rows] if parts else rows
-        lengths = [len(sequences[row]) for row in merged]
-        size = max(lengths) * len(lengths) if layout == "padded" else sum(lengths)
-        if parts and size <= token_budget:
-            parts[-1] = merged
-        else:
-            parts.append(list(rows))
-    return parts
+    widest = [(max(len(sequences[row]) for row in rows), rows) for rows in items.values()]
+    ordered = sorted(widest, key=lambda item: (item[0], item[1][0]))
+    if layout == "padded":
+        sizes = [(width, len(rows)) for width, rows in ordered]
+    else:
+        sizes = [(1, sum(len(sequences[row]) for row in rows)) for _, rows in ordered]
+    cuts = _cheapest_cuts(sizes, token_budget, token_budget / 32)
+    cuts.sort(key=lambda cut: -_area(sizes[slice(*cut)]))
+    return [[row for _, rows in ordered[start:end] for row in rows] for start, end in cuts]
+
+
+def _area(sizes: List[tuple[int, int]]) -> int:
+    """Tokens of some items in one micro-batch, padding included; the last is the widest."""
+    return sizes[-1][0] * sum(rows for _, rows in sizes)
+
+
+def _cheapest_cuts(sizes: List[tuple[int, int]], budget: int, start_cost: float) -> list[tuple[int, int]]:
+    """Cut items of (width, rows), sorted by width, into runs whose widest width times rows is within the budget, at the
+    least sum of such products and start costs. An item above the budget is a run of its own.
+    """
+    costs, starts = [0.0], [0]
+    for end in range(1, len(sizes) + 1):
+        width, rows = sizes[end - 1][0], 0
+        costs.append(math.inf)
+        starts.append(end - 1)
+        for start in range(end - 1, -1, -1):
+            rows += sizes[start][1]
+            if width * rows > budget and start < end - 1:
+                break
+            cost = costs[start] + width * rows + start_cost
+            if cost < costs[end]:
+                costs[end], starts[end] = cost, start
+    runs, end = [], len(sizes)
+    while end:
+        runs.append((starts[end], end))
+        end = starts[end]
+    return runs

@@ -124,7 +124,8 @@ class _Observer:
     def __call__(self, logits: Tensor, at: slice) -> None:
         if self.needs:
             chunk = _chunk(logits, self.batch, at, self.needs, self.reference)
-            self.parts.append({need.name: need.function(chunk) for need in self.needs})
+            # clones: a need may give a view, and the logits are written over next
+            self.parts.append({need.name: need.function(chunk).clone() for need in self.needs})
 
     def results(self) -> dict[str, Tensor]:
         return _joined(self.parts) if self.parts else {}
@@ -133,7 +134,9 @@ class _Observer:
 class _PlainLogprobs(torch.autograd.Function):
     """log p(token) of a bare matrix product.
 
-    Only `[N]` log-partitions are saved; the gradient with respect to the logits is g (e_y - softmax(z)).
+    Of several chunks only the `[N]` log-partitions are saved, and the logits are computed again for the backward pass;
+    a single chunk, which the backward pass would hold anyhow, is kept as it is. The gradient with respect to the logits
+    is g (e_y - softmax(z)).
     """
 
     @staticmethod
@@ -144,12 +147,15 @@ class _PlainLogprobs(torch.autograd.Function):
         logprobs, partitions = (torch.empty(len(hidden), device=hidden.device) for _ in range(2))
         for at in _slices(len(hidden), size):
             logits = F.linear(hidden[at], matrix, offset).float()
-            partitions[at] = torch.logsumexp(logits, -1)
-            logprobs[at] = logits.gather(-1, tokens[at, None]).squeeze(-1) - partitions[at]
             observe(logits, at)
+            logprobs[at] = logits.gather(-1, tokens[at, None]).squeeze(-1)
+            largest = logits.amax(-1, keepdim=True)
+            total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
+            partitions[at] = (largest + total.log()).squeeze(-1)
         ctx.save_for_backward(hidden, weight, bias, tokens, partitions)
         ctx.size = size
-        return logprobs
+        ctx.exponentials = (logits, total) if len(hidden) <= size and any(ctx.needs_input_grad) else None
+        return logprobs.sub_(partitions)
 
     @staticmethod
     @once_differentiable
@@ -160,9 +166,13 @@ class _PlainLogprobs(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
+        kept, ctx.exponentials = ctx.exponentials, None  # written over below: a second backward computes them again
         for at in _slices(len(hidden), ctx.size):
-            to_logits = F.linear(hidden[at], matrix, offset).float()
-            to_logits.sub_(partitions[at, None]).exp_().mul_(-gradient[at, None])
+            if kept is not None:
+                to_logits = kept[0].mul_(-gradient[:, None] / kept[1])
+            else:
+                to_logits = F.linear(hidden[at], matrix, offset).float()
+                to_logits.sub_(partitions[at, None]).exp_().mul_(-gradient[at, None])
             to_logits.scatter_add_(-1, tokens[at, None], gradient[at, None])
             cast = to_logits.to(hidden.dtype)
             torch.mm(cast, matrix, out=to_hidden[at])
