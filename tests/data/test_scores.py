@@ -13,6 +13,6 @@ def test_a_token_of_probability_zero_adds_nothing(need):
     chunk = Chunk(logits, torch.tensor([0]), torch.tensor([7]), reference)
     smaller = Chunk(logits[:, :2].detach(), torch.tensor([0]), torch.tensor([7]), reference[:, :2])
     value = need.function(chunk)
-    assert value == pytest.approx(need.function(smaller), rel=1e-6)
+    assert float(value) == pytest.approx(float(need.function(smaller)), rel=1e-6)
     (gradient,) = torch.autograd.grad(value.sum(), logits)
     assert torch.isfinite(gradient).all()
