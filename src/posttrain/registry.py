@@ -115,7 +115,8 @@ def import_pieces(names: Iterable[str]) -> None:
             try:
                 importlib.import_module(name)
             except ModuleNotFoundError as error:
-                raise UserError(f"imports: no module '{error.name}'; give a Python file or an installed module") from error
+                message = f"imports: no module '{error.name}'; give a Python file or an installed module"
+                raise UserError(message) from error
             continue
         path = Path(name).expanduser().resolve()
         if not path.is_file():
@@ -123,7 +124,8 @@ def import_pieces(names: Iterable[str]) -> None:
         key = f"posttrain_imported_{path}"
         if key not in sys.modules:
             spec = importlib.util.spec_from_file_location(key, path)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[key] = module
             try:

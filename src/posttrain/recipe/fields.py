@@ -120,6 +120,9 @@ class Train(Rendered):
     reference: str | None = Field(
         None, description="model to compare with; default: the weights this stage starts from"
     )
+    cache_reference: bool = Field(
+        False, description="score the data with the reference once, and hold no second model (losses of log-probs)"
+    )
     adapter: Piece | None = Field(None, description="None moves all parameters; 'lora' ...")
     epochs: float = Field(1.0, gt=0)
     steps: PositiveInt | None = Field(None, description="optimiser steps; overrules epochs")

@@ -11,6 +11,7 @@ from posttrain.data.token_store import EncodedDataset
 from posttrain.generation import Prompt, Sampling
 from posttrain.generation.local import LocalEngine
 from posttrain.policy import ModelOptions, Policy
+from posttrain.policy.loading import Dtype
 from posttrain.training.ranks import Ranks
 from posttrain.training.sharding import is_sharded
 
@@ -41,11 +42,12 @@ def check_saved(policy: Policy, folder: Path, dataset: EncodedDataset, ranks: Ra
 
 def _compare(policy: Policy, folder: Path, rows: list[Sequence], trained: Tensor) -> dict[str, float]:
     dtype = next(policy.model.parameters()).dtype
-    options = ModelOptions(dtype="bfloat16" if dtype == torch.bfloat16 else "float32")
-    saved = Policy.load(str(folder), options, policy.device)
+    half: Dtype = "mixed" if policy.autocast else "bfloat16"
+    exact = dtype == torch.float32 and not policy.autocast
+    saved = Policy.load(str(folder), ModelOptions(dtype="float32" if exact else half), policy.device)
     again = saved.scores(collate(rows, layout=saved.layout).to(policy.device)).logprobs
     difference = float((trained - again).abs().max())
-    limit = 1e-3 if dtype == torch.float32 and not policy.autocast else 0.3
+    limit = 1e-3 if exact else 0.3
     if not difference <= limit:
         raise SavedModelDiffersError(
             f"the model saved in '{folder}' gives other log-probs than the trained one (difference {difference:.3g}, "

@@ -14,9 +14,11 @@ from posttrain.objectives import Objective, build_objective
 from posttrain.policy import ModelOptions, Policy, Reference, load_tokenizer
 from posttrain.recipe import Model, Train
 from posttrain.sources import Demonstrations
+from posttrain.sources.demonstrations import Dataset
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import encoded, rendering_of
 from posttrain.stages.plan import Plan
+from posttrain.stages.reference_scores import check_cacheable, with_reference
 from posttrain.stages.round_trip import check_saved
 from posttrain.stages.shape import Shape, moved_parameters
 from posttrain.stages.watching import HELD_OUT, Watcher, check_watch
@@ -35,6 +37,8 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
         adapters.options(stage.adapter)
     if stage.reference is not None:
         context.model(stage.reference)
+    if stage.cache_reference:
+        check_cacheable(objective)
     build_optimiser([("check", torch.nn.Parameter(torch.zeros(1)))], stage.optimizer, lr=stage.lr)
     _check_sharding(context, stage)
     origin = context.origin(stage.init_from)
@@ -75,19 +79,23 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
     """Train, save, and compare what was saved with what was trained. Returns the stage's summary."""
     policy = load_policy(context, stage.init_from)
     objective = build_objective(stage.objective)
-    if objective.needs_reference:
+    rendering = rendering_of(stage, policy.model)
+    dataset = encoded(context, stage.data, policy.tokenizer, rendering, pairs=objective.needs_pairs)
+    rows: Dataset = dataset
+    if objective.needs_reference and stage.cache_reference:
+        reference = policy if stage.reference is None else load_policy(context, stage.reference)
+        rows = with_reference(context, stage, reference, dataset)
+    elif objective.needs_reference:
         _set_reference(context, policy, stage)
     if stage.adapter is not None:
         policy = _adapted(policy, stage, context.recipe.seed)
-        if objective.needs_reference and stage.reference is None:
+        if objective.needs_reference and not stage.cache_reference and stage.reference is None:
             policy.keep_reference()
     if _is_sharded(context, stage):
         shard(policy, context.ranks)
-    rendering = rendering_of(stage, policy.model)
-    dataset = encoded(context, stage.data, policy.tokenizer, rendering, pairs=objective.needs_pairs)
     steps = stage.steps or _source(context, stage, dataset).steps
     with context.terminal.bar(f"training {name}", steps, "steps") as bar:
-        loop = _loop(context, name, stage, policy, objective, dataset, steps)
+        loop = _loop(context, name, stage, policy, objective, _source(context, stage, dataset, rows), steps)
         progress = train(replace(loop, show=_shown_on(bar)))
     target = context.folder / "models" / name
     state = model_state(policy, keep=context.ranks.is_main)
@@ -101,14 +109,14 @@ def _loop(
     stage: Train,
     policy: Policy,
     objective: Objective,
-    dataset: EncodedDataset,
+    source: Demonstrations,
     steps: int,
 ) -> Loop:
     fingerprint = context.stage_fingerprint(name)
     folder = context.folder / "checkpoints" / name
     return Loop(
         policy=policy,
-        source=_source(context, stage, dataset),
+        source=source,
         objective=objective,
         optimiser=build_optimiser(
             policy.trainable_parameters(),
@@ -118,7 +126,7 @@ def _loop(
             betas=stage.betas,
         ),
         learning_rate=lambda step: stage.lr * _factor(stage, step, steps),
-        settings=_settings(context, name, stage, steps, dataset.report.kept),
+        settings=_settings(context, name, stage, steps, source.items),
         journal=context.journal,
         ranks=context.ranks,
         checkpoints=CheckpointStore(folder, fingerprint),
@@ -189,9 +197,10 @@ def _adapted(policy: Policy, stage: Train, seed: int) -> Policy:
     return adapted
 
 
-def _source(context: Context, stage: Train, dataset: EncodedDataset) -> Demonstrations:
+def _source(context: Context, stage: Train, dataset: EncodedDataset, rows: Dataset | None = None) -> Demonstrations:
+    """The order of the data set's rows; `rows` are the same with more columns."""
     return Demonstrations(
-        dataset,
+        rows or dataset,
         stage.batch_size,
         context.recipe.seed,
         epochs=stage.epochs if stage.steps is None else stage.steps * stage.batch_size / dataset.report.kept,
@@ -249,7 +258,8 @@ def _memory(stage: Train, model: Model, shape: Shape, objective: Objective, move
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     weights = shape.parameters * width
     moving = moved * (width + 8)
-    copy = weights if objective.needs_reference and stage.adapter is None else 0
+    second = objective.needs_reference and stage.adapter is None and not stage.cache_reference
+    copy = weights if second else 0
     per_token = layers * (12 * hidden + 4 * inner) if not model.gradient_checkpointing else (layers + 12) * hidden
     activations = stage.micro_batch_tokens * per_token * (2 if model.dtype != "float32" else 4)
     return f"{math.ceil((weights + moving + copy + activations) / 2**20):,} MiB"

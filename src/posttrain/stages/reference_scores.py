@@ -1,0 +1,93 @@
+"""Cached references: a frozen model's log-probs of a fixed data set, computed once and read at every step."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from posttrain.data import Sequence
+from posttrain.data.batch import collate, micro_batches
+from posttrain.data.scores import REFERENCE_LOGPROBS
+from posttrain.data.token_store import EncodedDataset
+from posttrain.errors import UserError
+from posttrain.objectives import Objective
+from posttrain.policy import Policy
+from posttrain.recipe import Train
+from posttrain.stages.context import Context, digest
+
+WINDOW = 512
+"""Sequences that are sorted by length and scored together."""
+
+
+class WithReference:
+    """A data set whose sequences carry the column `reference_logprobs`, read from a memory-mapped file."""
+
+    def __init__(self, data: EncodedDataset, path: Path) -> None:
+        self.data = data
+        self.values = np.load(path, mmap_mode="r")
+        self.starts = np.concatenate([[0], np.cumsum(data.targets)])
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Sequence:
+        sequence = self.data[index]
+        column = np.zeros(len(sequence), np.float32)
+        column[sequence.target] = self.values[self.starts[index] : self.starts[index + 1]]
+        return replace(sequence, columns={**sequence.columns, REFERENCE_LOGPROBS.name: column})
+
+
+def check_cacheable(objective: Objective) -> None:
+    """Raises `UserError` when the objective asks the reference for more than the log-probs of the data's tokens."""
+    for term in objective.terms:
+        more = [need.name for need in term.needs if need.reference and need.name != REFERENCE_LOGPROBS.name]
+        if term.prepare is not None:
+            more.append("answers to other prompts")
+        if more:
+            raise UserError(
+                f"cache_reference: objective '{term.name}' asks the reference for {', '.join(more)} as well"
+            )
+
+
+def with_reference(context: Context, stage: Train, reference: Policy, dataset: EncodedDataset) -> WithReference:
+    """The data with the reference's log-probs, from the cache beside the run folders where they were made before."""
+    model = context.model_fingerprint(stage.reference or stage.init_from)
+    key = digest([dataset.folder.name, model])
+    path = Path(context.folder).parent / ".cache" / f"reference-{key}.npy"
+
+    def score() -> None:
+        if path.is_file():
+            return
+        values = _scored(context, reference, dataset, stage.micro_batch_tokens)
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                np.save(file, values)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
+
+    context.ranks.on_main(score)
+    return WithReference(dataset, path)
+
+
+@torch.no_grad()
+def _scored(context: Context, reference: Policy, dataset: EncodedDataset, budget: int) -> npt.NDArray[np.float32]:
+    starts = np.concatenate([[0], np.cumsum(dataset.targets)])
+    values = np.zeros(int(starts[-1]), np.float32)
+    reference.model.eval()
+    with context.terminal.bar("scoring with the reference", len(dataset), "rows") as bar:
+        for first in range(0, len(dataset), WINDOW):
+            rows = range(first, min(first + WINDOW, len(dataset)))
+            sequences = [dataset[row] for row in rows]
+            for part in micro_batches(sequences, budget, layout=reference.layout):
+                batch = collate([sequences[item] for item in part], layout=reference.layout).to(reference.device)
+                logprobs = reference.scores(batch).logprobs.float().cpu().numpy()
+                found = np.split(logprobs, np.cumsum([sequences[item].targets for item in part])[:-1])
+                for item, own in zip(part, found, strict=True):
+                    values[starts[first + item] : starts[first + item + 1]] = own
+            bar.advance(len(rows))
+    return values
