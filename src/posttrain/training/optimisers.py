@@ -21,8 +21,8 @@ def build_optimiser(
 ) -> torch.optim.Optimizer:
     """An optimiser over the trainable parameters. Weight decay is for matrices only: not for biases and norms.
 
-    `betas` are Adam's; sgd reads the first as its momentum, rmsprop the second as its smoothing constant. Raises `UserError` for an unknown name and when
-    nothing is trainable.
+    `betas` are Adam's; sgd reads the first as its momentum, rmsprop the second as its smoothing constant. Raises
+    `UserError` for an unknown name and when nothing is trainable.
     """
     named = list(parameters)
     if not named:
