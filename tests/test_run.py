@@ -159,6 +159,28 @@ def test_ctrl_c_between_answers_stops_an_evaluation(recipe: Recipe, monkeypatch:
     assert manifest(Path(only.folder))["stages"]["before"]["summary"]["answers"] == 10
 
 
+@pytest.mark.parametrize("kind", ["evaluate", "generate"])
+def test_answers_of_a_stage_that_failed_at_its_end_are_not_there_twice(
+    kind: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = {"kind": kind, "data": "test", "max_new_tokens": 6}
+    # A random model gives no right answer: what a generate stage keeps is not what is asked here.
+    recipe = small_recipe(tiny, tmp_path / "run", {"asked": stage | ({"keep": "all"} if kind == "generate" else {})})
+    answers = tmp_path / "run" / "samples" / "asked.jsonl"
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"posttrain.stages.{kind}.write_atomically", fail)
+            patch.setattr("posttrain.stages.generate._is_kept", lambda answer, keep: True)
+            with pytest.raises(RuntimeError, match="power cut"):
+                run_quietly(recipe)
+        assert answers.read_text().count("\n") == 10
+    assert manifest(tmp_path / "run")["stages"]["asked"]["status"] == "failed"
+
+
+def fail(*arguments: Any) -> None:
+    raise RuntimeError("power cut")
+
+
 def test_seconds_of_a_stage_go_on_where_a_killed_run_saved_them(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     recipe = small_recipe(tiny, folder, {"sft": {"kind": "train", "steps": 6, "checkpoint_every": 2}})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from posttrain.policy import Policy
@@ -24,9 +24,10 @@ def shard(policy: Policy, ranks: Ranks) -> None:
     Before the optimiser is made: the parameters are other objects afterwards.
     """
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+    sums = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     for block in _blocks(policy.model):
-        fully_shard(block, mesh=mesh)
-    fully_shard(policy.scorer, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=sums)
+    fully_shard(policy.scorer, mesh=mesh, mp_policy=sums)
     for module in policy.scorer.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
