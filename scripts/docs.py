@@ -60,8 +60,8 @@ def recipes_page() -> str:
         HEAD + "# Recipes\n\nA recipe is a YAML file: named models, named data sets, and stages that read and write "
         "them. "
         "Unknown keys are errors. Overrides on the command line are dotted paths: `data.train=my.jsonl`, "
-        "`sft.lr=1e-4` (a stage's name), or `lr=1e-4` (every stage that has such a key). Paths are relative to where the "
-        "command runs.",
+        "`sft.lr=1e-4` (a stage's name), or `lr=1e-4` (every stage that has such a key). Paths are relative to where "
+        "the command runs.",
         "`resume` means to go on with a run that was cut off, with everything as it was; `init_from` means to start "
         "from a model's weights, and from nothing else of it.",
         f"## The recipe\n\n{table(fields.Recipe)}",

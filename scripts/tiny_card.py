@@ -57,8 +57,8 @@ each in several styles: {epochs} passes, {steps} steps, {tokens} million trained
 
 Tokenizer: byte-level; digits and punctuation marks are single tokens, words of the tasks are merged; made by
 `scripts/tiny_tokenizer.py`. The chat template marks what the assistant writes. `<think>`, `<answer>`, `<tool_call>`,
-`<image>`, `<plan>`, `<execute>`, `<latent>` and their ends are single tokens that survive decoding; `<|mask|>` and eleven
-`<|reserved_N|>` are free.
+`<image>`, `<plan>`, `<execute>`, `<latent>` and their ends are single tokens that survive decoding; `<|mask|>` and
+eleven `<|reserved_N|>` are free.
 
 ## What it scores
 

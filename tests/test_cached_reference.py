@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from architectures import build, tokenizer
 from safetensors.torch import load_file
 
-from architectures import build, tokenizer
 from posttrain.errors import UserError
 from posttrain.recipe import check_recipe
 from posttrain.run import plan, run
