@@ -32,10 +32,10 @@ def main(folder: Path) -> None:
 
 
 def outcome(case: Mapping[str, Any], ranks: Ranks) -> list[str]:
-    """How each call of a case ended. One that is to be interrupted is run a second time."""
+    """How each call of a case ended; `interrupts` says at which step each is cut off, or None."""
     recipe = check_recipe(case["recipe"])
     endings = []
-    for interrupt_at in (case["interrupt_at"], None) if case["interrupt_at"] else (None,):
+    for interrupt_at in case["interrupts"]:
         unpatched = Journal.metrics
         if interrupt_at and ranks.rank == 1:  # one rank is asked to stop; all do
             Journal.metrics = interrupting(interrupt_at)  # type: ignore[method-assign]

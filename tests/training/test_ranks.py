@@ -22,11 +22,11 @@ SGD = {**TRAIN, "optimizer": "sgd", "lr": 0.01}
 PAIRS = {**SGD, "batch_size": 3, "data": "pairs", "reference": "other"}
 STOP = {"metric": "held_out_loss", "patience": 5}
 CASES: dict[str, dict[str, Any]] = {
-    "whole weights": {"train": {**TRAIN, "watch": WATCH, "early_stopping": STOP}, "interrupt_at": 3},
+    "whole weights": {"train": {**TRAIN, "watch": WATCH, "early_stopping": STOP}, "interrupts": [3, None]},
     "sharded weights": {
         "train": {**TRAIN, "watch": {**WATCH, "generate": False}, "early_stopping": STOP},
         "sharding": "fsdp",
-        "interrupt_at": 3,
+        "interrupts": [3, None],
     },
     # Tied embeddings; one sequence a step leaves a rank without any.
     "sharded, a rank without data": {"model": "qwen2", "train": {**SGD, "batch_size": 1}, "sharding": "fsdp"},
@@ -34,6 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     # Three pairs: two on one rank and one on the other, which KTO's reference point must not show.
     "pairs": {"train": {**PAIRS, "objective": "dpo"}},
     "sharded KTO": {"train": {**PAIRS, "objective": "kto"}, "sharding": "fsdp"},
+    "sharded, then gone on with alone": {"train": SGD, "sharding": "fsdp", "interrupts": [2]},
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "answers of sharded weights": {"kind": "train", "sharding": "fsdp", "watch": WATCH},
@@ -53,18 +54,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     cases = {
-        name: {"recipe": recipe(folder, name, "two"), "interrupt_at": CASES[name].get("interrupt_at")} for name in CASES
+        name: {"recipe": recipe(folder, name, "two"), "interrupts": CASES[name].get("interrupts", [None])}
+        for name in CASES
     }
     for name, stage in REFUSED.items():
         refused = small_recipe(folder / "models" / "llama", folder / "two" / name, {"stage": stage})
-        cases[name] = {"recipe": refused.model_dump(mode="json"), "interrupt_at": None}
+        cases[name] = {"recipe": refused.model_dump(mode="json"), "interrupts": [None]}
     (folder / "cases.json").write_text(json.dumps(cases))
     script = Path(__file__).parents[1] / "two_ranks.py"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(
         [*launch, str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=180,
+        timeout=300,
         capture_output=True,
         text=True,
         check=False,
@@ -90,9 +92,12 @@ def outcomes(folder: Path, rank: int) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_give_the_weights_of_one(case: str, folder: Path) -> None:
     run_quietly(check_recipe(recipe(folder, case, "one")))
+    if outcomes(folder, 0)[case][-1] != "finished":
+        run_quietly(check_recipe(recipe(folder, case, "two")))
     one, two = folder / "one" / case, folder / "two" / case
-    tolerance = 1e-6 if "optimizer" in CASES[case]["train"] else 1e-5
-    assert largest_difference(weights(one, "sft"), weights(two, "sft")) < tolerance
+    # LoRA's second factor starts at 0: it is nothing but gradients, and their rounding shows.
+    rounding_shows = "optimizer" not in CASES[case]["train"] or "adapter" in CASES[case]["train"]
+    assert largest_difference(weights(one, "sft"), weights(two, "sft")) < (1e-5 if rounding_shows else 1e-6)
     for alone, together in zip(metrics(one), metrics(two), strict=True):
         for key in alone.keys() - {"micro_batches", "stage", "kind"}:
             assert together[key] == pytest.approx(alone[key], rel=1e-4), key
