@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from rich.text import Text
 from transformers import DynamicCache
 
 from posttrain.data import Message, Sample, assistant, user
-from posttrain.data.rendering import Rendering, render_prompt
+from posttrain.data.rendering import Rendering, render_prompt, turn_end_tokens
 from posttrain.errors import UserError
 from posttrain.generation import Sampling
 from posttrain.generation.readiness import plain_model
@@ -27,7 +28,8 @@ class Conversation:
 
     def __init__(self, policy: Policy, sampling: Sampling, system: str | None = None) -> None:
         check(sampling)
-        self.policy, self.sampling = policy, sampling
+        ends = turn_end_tokens(policy.tokenizer, Rendering(policy.context_length))
+        self.policy, self.sampling = policy, replace(sampling, stop_tokens=tuple(sorted(ends)))
         self.opening: list[Message] = [{"role": "system", "content": system}] if system else []
         self.turns: list[Message] = list(self.opening)
         self.finish_reason = "stop"

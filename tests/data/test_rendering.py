@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from posttrain.data import Origin, Sample, Sequence, assistant, user
 from posttrain.data.rendering import (
     Rendering,
-    end_tokens,
     render,
     render_batch,
     render_pair,
     render_prompt,
     template_notes,
+    turn_end_tokens,
 )
 from posttrain.data.turns import Refusal
 from posttrain.errors import UserError
@@ -150,8 +150,8 @@ def test_content_that_holds_an_end_of_turn_token_is_refused(make_tokenizer, end)
 def test_the_end_of_turn_is_found_where_the_end_of_sequence_is_another_token(make_tokenizer):
     tokenizer = make_tokenizer("chatml", eos="<|endoftext|>")
     assert _trained(tokenizer, render(_sample("The cat", "sat"), tokenizer, CHAT)) == "sat<|im_end|>"
-    assert end_tokens(tokenizer, CHAT) == {0, 2}
-    assert end_tokens(tokenizer, PLAIN) == {0}
+    assert turn_end_tokens(tokenizer, CHAT) == {0, 2}
+    assert turn_end_tokens(tokenizer, PLAIN) == {0}
 
 
 def test_a_chat_that_the_template_refuses_is_a_refusal_and_its_neighbours_are_rendered(make_tokenizer):
@@ -197,12 +197,12 @@ def test_a_call_of_a_tool_may_end_its_turn_in_another_way(make_tokenizer):
     sample = Sample((user("a"), call, user("b")), (assistant("c"),))
     text = _trained(tokenizer, render(sample, tokenizer, EVERY))
     assert text == '[{"function": {"name": "add", "arguments": {}}}]</tool_call>c<|im_end|>'
-    assert tokenizer.convert_ids_to_tokens(sorted(end_tokens(tokenizer, CHAT))) == ["<|im_end|>", "</tool_call>"]
+    assert tokenizer.convert_ids_to_tokens(sorted(turn_end_tokens(tokenizer, CHAT))) == ["<|im_end|>", "</tool_call>"]
 
 
 def test_what_closes_the_whole_chat_is_no_end_of_turn(make_tokenizer):
     tokenizer = make_tokenizer("tools_and_eos_at_end")
-    assert tokenizer.convert_ids_to_tokens(list(end_tokens(tokenizer, CHAT))) == ["<|im_end|>"]
+    assert tokenizer.convert_ids_to_tokens(list(turn_end_tokens(tokenizer, CHAT))) == ["<|im_end|>"]
 
 
 def test_a_template_that_leaves_out_tools_calls_or_results_is_refused(make_tokenizer):

@@ -133,7 +133,7 @@ def render_prompt(
     return np.asarray(lead + tokens, dtype=np.int32)
 
 
-def end_tokens(tokenizer: "PreTrainedTokenizerBase", rendering: Rendering) -> frozenset[int]:
+def turn_end_tokens(tokenizer: "PreTrainedTokenizerBase", rendering: Rendering) -> frozenset[int]:
     """The tokens that end an answer: those that the template ends a turn with, and the end of sequence."""
     ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
     if rendering.template == "chat":

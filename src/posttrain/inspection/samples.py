@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.data import Sequence
-from posttrain.data.rendering import OVERLONG, Rendering, end_tokens, render_prompt
+from posttrain.data.rendering import OVERLONG, Rendering, render_prompt, turn_end_tokens
 from posttrain.data.token_store import EncodedDataset, Example
 from posttrain.errors import UserError, nearest
 from posttrain.generation.stopping import decode
@@ -119,7 +119,7 @@ def _inspect_training(context: Context, name: str, stage: Train, count: int) -> 
     pairs = build_objective(stage.objective).needs_pairs
     dataset = encoded(context, stage.data, tokenizer, rendering, pairs=pairs, max_refused=1.0)
     report = dataset.report
-    ends = end_tokens(tokenizer, rendering)
+    ends = turn_end_tokens(tokenizer, rendering)
     with context.terminal.bar("checking the ends of turns", len(dataset), "rows") as bar:
         turns, ended = 0, 0
         for sequence in dataset:

@@ -74,7 +74,9 @@ class Policy:
         self.tokenizer = tokenizer
         self.layout = layout
         self.autocast = autocast
-        self.head = find_head(model)
+        self.base_is_saved = True
+        with self.computing():
+            self.head = find_head(model)
         self.scorer: nn.Module = Scorer(model, self.head)
         self.reference: Reference | None = None
 
@@ -83,7 +85,8 @@ class Policy:
         """The model and tokenizer of a folder, a hub name or a shipped model."""
         options = options or ModelOptions()
         model: Any = load_model(name, options, device)
-        if hasattr(model, "merge_and_unload"):  # an adapter that was trained before: further stages start from its sum
+        was_adapter = hasattr(model, "merge_and_unload")
+        if was_adapter:  # an adapter that was trained before: further stages start from its sum
             model = model.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
         packs = options.attention.startswith("flash") or options.attention == "flex_attention"
         policy = cls(
@@ -92,6 +95,7 @@ class Policy:
             layout="packed" if packs else "padded",
             autocast=options.dtype == "mixed",
         )
+        policy.base_is_saved = not was_adapter and options.weights == "pretrained"
         if options.compile:
             bare_model(model).base_model.compile(dynamic=True)
         return policy
@@ -106,6 +110,16 @@ class Policy:
         """How many tokens the model can read."""
         return context_length(self.model)
 
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Where the model is run, by whomever: autocast to bfloat16 for a model with `dtype: mixed`."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+    def adapted(self, model: nn.Module) -> "Policy":
+        """The same policy with an adapter on its model."""
+        policy = Policy(model, self.tokenizer, layout=self.layout, autocast=self.autocast)
+        policy.reference, policy.base_is_saved = self.reference, self.base_is_saved
+        return policy
+
     def scores(self, batch: Batch, needs: tuple[Need, ...] = (), embeddings: Tensor | None = None) -> TokenScores:
         """Scores of the batch's target tokens, with graph where gradients are enabled.
 
@@ -116,7 +130,7 @@ class Policy:
         fixed = [need.name for need in needs if need.reference and not need.differentiable]
         cached = {name: batch.columns[name] for name in fixed if name in batch.columns}
         asked = tuple(need for need in needs if need.name not in cached)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with self.computing():
             scores: dict[str, Tensor] = self.scorer(batch, asked, self.reference, embeddings)
         return TokenScores(scores.pop("logprobs"), {**scores, **cached})
 
@@ -130,17 +144,23 @@ class Policy:
 
     def keep_reference(self) -> None:
         """Compare with the model as it is now: adapters off where they change nothing yet, else a frozen copy."""
-        self.reference = Reference.adapters_off(self) if _adapters_change_nothing(self.model) else Reference.copy(self)
+        with self.computing():
+            is_fresh = _adapters_change_nothing(self.model)
+        self.reference = Reference.adapters_off(self) if is_fresh else Reference.copy(self)
 
     def save(self, folder: Path, *, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a plain `save_pretrained` folder, whole or not at all. An existing one is replaced.
 
-        Raises `UserError` when the disk is full.
+        An adapter's folder names its base; where that base is in no folder (it is the sum of an earlier adapter, or was
+        made at random), the two are written as one model. Raises `UserError` when the disk is full.
         """
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
+        model = self.model
+        if hasattr(model, "merge_and_unload") and not self.base_is_saved:
+            model = copy.deepcopy(model).merge_and_unload()
         try:
-            self.model.save_pretrained(partial, **({"state_dict": state_dict} if state_dict is not None else {}))
+            model.save_pretrained(partial, **({"state_dict": state_dict} if state_dict is not None else {}))
             self.tokenizer.save_pretrained(partial)
         except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,10 +1,12 @@
 """Drawing answers to a data set's questions and scoring them: evaluation, self-generated data, watching a training."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from posttrain.data import Sample
+from posttrain.data.rendering import Rendering, Template, turn_end_tokens
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer, EvaluationResult, evaluate
 from posttrain.generation import Sampling
@@ -77,7 +79,7 @@ def ask(
     policy: Policy,
     samples: list[Sample],
     decoding: Decoding,
-    template: str,
+    template: Template,
     name: str,
     *,
     step: int | None = None,
@@ -89,14 +91,17 @@ def ask(
     tokenizer: Any = policy.tokenizer
     prompts = prompts_of(samples, tokenizer, template, decoding.max_new_tokens, policy.context_length)
     engine = LocalEngine(policy.model, tokenizer, slots=decoding.slots, progress=progress)
-    return evaluate(
-        engine,
-        samples,
-        context.verify,
-        render_prompt=lambda sample: prompts[sample.id],
-        n=decoding.n,
-        sampling=sampling_of(decoding, seed),
-        name=name,
-        step=step,
-        record=record,
-    )
+    # A base model's own end token is often not the one that the chat template, and so its training, ends a turn with.
+    ends = turn_end_tokens(tokenizer, Rendering(policy.context_length, template=template))
+    with policy.computing():
+        return evaluate(
+            engine,
+            samples,
+            context.verify,
+            render_prompt=lambda sample: prompts[sample.id],
+            n=decoding.n,
+            sampling=replace(sampling_of(decoding, seed), stop_tokens=tuple(sorted(ends))),
+            name=name,
+            step=step,
+            record=record,
+        )

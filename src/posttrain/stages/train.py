@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from posttrain.adaptation import adapters
+from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.data.token_store import EncodedDataset
 from posttrain.errors import UserError
 from posttrain.objectives import Objective, build_objective
 from posttrain.policy import ModelOptions, Policy, Reference, load_tokenizer
+from posttrain.policy.loading import bare_model
 from posttrain.recipe import Model, Train
 from posttrain.sources import Demonstrations
 from posttrain.sources.demonstrations import Dataset
@@ -98,9 +100,18 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
         loop = _loop(context, name, stage, policy, objective, _source(context, stage, dataset, rows), steps)
         progress = train(replace(loop, show=_shown_on(bar)))
     target = context.folder / "models" / name
+    _end_turns(policy, rendering)
     state = model_state(policy, keep=context.ranks.is_main)
     context.ranks.on_main(lambda: policy.save(target, state_dict=state))
     return _summary(progress, dataset) | check_saved(policy, target, dataset, context.ranks)
+
+
+def _end_turns(policy: Policy, rendering: Rendering) -> None:
+    """Let whoever generates with the saved folder stop where a trained turn ends."""
+    settings = bare_model(policy.model).generation_config
+    before = settings.eos_token_id
+    ends = {*(before if isinstance(before, list) else [before]), *turn_end_tokens(policy.tokenizer, rendering)} - {None}
+    settings.eos_token_id = sorted(ends)
 
 
 def _loop(
@@ -157,6 +168,10 @@ def _check_sharding(context: Context, stage: Train) -> None:
             "answers cannot be drawn while the weights are cut over ranks: set watch.generate=false (the held-out loss "
             "is still measured), add an evaluate stage after this one, or train with sharding=none"
         )
+    before = context.recipe.stages.get(stage.init_from)
+    rebuilt = context.origin(stage.init_from).weights == "random" or getattr(before, "adapter", None) is not None
+    if stage.adapter is not None and rebuilt:
+        raise UserError("an adapter on weights that are in no folder cannot be saved from shards: merge them first")
     if stage.optimizer == "adafactor":
         raise UserError("optimizer 'adafactor' cannot be used with sharding: its moments do not follow the weights")
 
@@ -192,9 +207,7 @@ def _adapted(policy: Policy, stage: Train, seed: int) -> Policy:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = adapters[kind](policy.model, **options)
-    adapted = Policy(model, policy.tokenizer, layout=policy.layout, autocast=policy.autocast)
-    adapted.reference = policy.reference
-    return adapted
+    return policy.adapted(model)
 
 
 def _source(context: Context, stage: Train, dataset: EncodedDataset, rows: Dataset | None = None) -> Demonstrations:
