@@ -32,6 +32,9 @@ from posttrain.training.schedules import learning_rate_factor
 from posttrain.training.sharding import model_state, shard
 
 
+LARGE_MODEL, HIGH_RATE = 50 * 10**6, 1e-4
+
+
 def plan_train(context: Context, name: str, stage: Train) -> Plan:
     """Check everything that a train stage will need, and count what it will do. Tokenises (and caches) its data."""
     objective = build_objective(stage.objective)
@@ -74,7 +77,17 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
         "memory": _memory(stage, origin, shape, objective, moved),
     }
     refused = tuple(f"{count} rows refused: {reason}" for reason, count in report.refused.items())
-    return Plan(numbers, (*refused, *report.notes, *context.ranks.notes))
+    return Plan(numbers, (*refused, *report.notes, *_cautions(stage, origin, moved), *context.ranks.notes))
+
+
+def _cautions(stage: Train, model: Model, moved: int) -> list[str]:
+    """What seldom goes well, said before it is tried."""
+    notes = []
+    if stage.adapter is None and moved > LARGE_MODEL and stage.lr > HIGH_RATE:
+        notes.append(f"lr {stage.lr:g} is high for moving all of {moved:,} parameters; 1e-5 is usual, or an adapter")
+    if stage.adapter is None and model.dtype == "bfloat16":
+        notes.append("bfloat16 weights round small updates away; 'model.dtype: mixed' keeps float32 weights")
+    return notes
 
 
 def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
