@@ -1,6 +1,7 @@
 """The commands: each parses, calls and prints. What is slow to import is imported by the command that needs it."""
 
 import errno
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -279,8 +280,14 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if "--debug" in given:
             raise
-        Console(stderr=True, highlight=False).print(Text(f"error: {_message(error)}", "red"), soft_wrap=True)
+        if not _is_told_by_another(error):
+            Console(stderr=True, highlight=False).print(Text(f"error: {_message(error)}", "red"), soft_wrap=True)
         sys.exit(2 if isinstance(error, UserError) or _is_full_disk(error) else 1)
+
+
+def _is_told_by_another(error: Exception) -> bool:
+    """Of several processes (torchrun sets RANK) all fail for what the user has to mend; the first one says so."""
+    return isinstance(error, UserError) and os.environ.get("RANK", "0") != "0"
 
 
 def _message(error: Exception) -> str:
