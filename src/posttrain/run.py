@@ -59,7 +59,7 @@ def _plan(context: Context) -> dict[str, Plan]:
     if not recipe.stages:
         raise UserError(f"recipe '{recipe.name}' has no stages")
     check_trackers(recipe.trackers)
-    _check_order(recipe)
+    _check_order(context)
     plans = {}
     for name, stage in recipe.stages.items():
         try:
@@ -69,12 +69,16 @@ def _plan(context: Context) -> dict[str, Plan]:
     return plans
 
 
-def _check_order(recipe: Recipe) -> None:
+def _check_order(context: Context) -> None:
     """A stage may only read what is there before it."""
+    recipe = context.recipe
     seen: set[str] = set()
     for name, stage in recipe.stages.items():
-        read = [getattr(stage, field, None) for field in ("init_from", "model", "reference", "data")]
+        read = [getattr(stage, field, None) for field in ("init_from", "model", "reference")]
         read += getattr(stage, "models", [])
+        watch = getattr(stage, "watch", None)
+        for data in (getattr(stage, "data", None), watch.data if watch else None):
+            read += [data, *(sorted(context.pending(recipe.data[data])) if data in recipe.data else ())]
         for other in read:
             known = other == "base" or other in recipe.models or other in recipe.data
             if other in recipe.stages and other not in seen and not known:

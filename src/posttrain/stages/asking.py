@@ -54,7 +54,7 @@ def plan_questions(context: Context, decoding: Evaluate | Generate) -> dict[str,
     """Check the model and the data that a stage asks, and that an answer fits behind every prompt; count them."""
     origin = context.origin(decoding.model)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
-    if context.data(decoding.data).stage is not None:
+    if context.pending(context.data(decoding.data)):
         return {"answers_each": decoding.n}
     samples = questions(context, decoding.data)
     some = samples[:PLANNED_PROMPTS]

@@ -84,6 +84,16 @@ class Context:
             f"data '{name}' is neither in data nor written by a generate or curate stage: {nearest(name, known)}"
         )
 
+    def pending(self, data: Data) -> set[str]:
+        """The stages that write `data` or parts of it. Raises `UserError` for one that is none or writes no data."""
+        stages = {leaf.stage for leaf in leaves(data) if leaf.stage is not None}
+        known = [name for name, stage in self.recipe.stages.items() if stage.kind in ("generate", "curate")]
+        for unknown in stages.difference(known):
+            raise UserError(
+                f"data 'stage: {unknown}' is written by no generate or curate stage: {nearest(unknown, known)}"
+            )
+        return stages
+
     def samples(self, data: Data) -> Iterable[Sample]:
         """The samples of a data set, in its order."""
         if data.repeat > 1:
@@ -110,19 +120,18 @@ class Context:
 
     @cached_property
     def _tasks(self) -> dict[str, Task]:
-        specs = [data.task for data in self._leaves() if data.task is not None]
+        specs = [leaf.task for data in self.recipe.data.values() for leaf in leaves(data) if leaf.task is not None]
         return {task.name: task for task in (self._task(spec) for spec in specs)}
 
     @cached_property
     def _file_verifiers(self) -> dict[str, Verify]:
         ways: dict[str, Verify] = {"number": verify_number, "exact": verify_exact}
-        return {str(data.path): ways[data.verify] for data in self._leaves() if data.path is not None}
-
-    def _leaves(self) -> list[Data]:
-        def leaves(data: Data) -> list[Data]:
-            return [leaf for part in data.mix for leaf in leaves(part)] if data.mix is not None else [data]
-
-        return [leaf for data in self.recipe.data.values() for leaf in leaves(data)]
+        return {
+            str(data.path): ways[data.verify]
+            for whole in self.recipe.data.values()
+            for data in leaves(whole)
+            if data.path is not None
+        }
 
     def _task(self, spec: str | dict[str, Any]) -> Task:
         name, options = tasks.options(spec)
@@ -166,6 +175,11 @@ class Context:
         if getattr(stage, "watch", None) is not None:
             inputs.append(self.data_fingerprint(self.data(stage.watch.data)))  # type: ignore[union-attr]
         return digest([name, self.recipe.seed, fields, inputs])
+
+
+def leaves(data: Data) -> list[Data]:
+    """The data sets that a data set is made of; itself, where it is no mix."""
+    return [leaf for part in data.mix for leaf in leaves(part)] if data.mix is not None else [data]
 
 
 def digest(content: Any) -> str:

@@ -12,9 +12,12 @@ from posttrain.stages.plan import Plan
 
 
 def plan_curate(context: Context, name: str, stage: Curate) -> Plan:
-    """Check the functions and their options."""
-    context.data(stage.data)
-    return Plan({"steps": " → ".join(curations.options(step)[0] for step in stage.steps)})
+    """Check the functions and their options, and read every row of data that are there already."""
+    steps = " → ".join(curations.options(step)[0] for step in stage.steps)
+    data = context.data(stage.data)
+    if context.pending(data):
+        return Plan({"steps": steps})
+    return Plan({"samples": sum(1 for _ in context.samples(data)), "steps": steps})
 
 
 def run_curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
