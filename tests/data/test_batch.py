@@ -63,7 +63,7 @@ def test_corrupted_inputs_are_read_and_the_true_tokens_are_asked_for(layout: Lay
     assert batch.tokens.tolist() == [2, 3]
 
 
-def test_only_columns_and_scalars_that_every_sequence_has_are_in_the_batch() -> None:
+def test_a_column_or_scalar_that_a_sequence_lacks_is_0_there() -> None:
     target, origin = np.array([False, True]), np.zeros(2, np.uint8)
     both, one = np.array([0, 1], np.float32), np.array([0, 2], np.float32)
     tokens = np.array([1, 2], np.int32)
@@ -71,11 +71,13 @@ def test_only_columns_and_scalars_that_every_sequence_has_are_in_the_batch() -> 
     second = Sequence(tokens, target, origin, "b", columns={"both": both}, scalars={"r": 3.0})
     batch = collate([first, second])
     assert batch.column("both").tolist() == [1, 1]
+    assert batch.column("one").tolist() == [2, 0]
     assert batch.scalar("r").tolist() == [1, 3]
-    with pytest.raises(KeyError, match=r"no column 'one' \(there are: both\)"):
-        batch.column("one")
-    with pytest.raises(KeyError, match=r"no scalar 'x' \(there are: r\)"):
-        batch.scalar("x")
+    assert batch.scalar("x").tolist() == [2, 0]
+    with pytest.raises(KeyError, match=r"no column 'two' \(there are: both, one\)"):
+        batch.column("two")
+    with pytest.raises(KeyError, match=r"no scalar 'y' \(there are: r, x\)"):
+        batch.scalar("y")
 
 
 def test_sums_and_means_by_sequence_are_zero_where_a_sequence_has_no_target() -> None:

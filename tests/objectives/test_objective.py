@@ -218,6 +218,22 @@ def test_a_scalar_that_cannot_count_sequences_is_refused(value: float) -> None:
         build_objective({"name": "nll", "where": "chosen"}).coefficients(labelled(value))
 
 
+def test_only_sequences_that_a_term_counts_need_what_it_reads() -> None:
+    step = random_step(3, [9, 9], trained=1.0)
+    origins = [Origin.DEMONSTRATION, Origin.ROLLOUT]
+    step = [replace(s, origin=np.full(len(s), o, np.uint8)) for s, o in zip(step, origins, strict=True)]
+    term = Term(
+        "t", lambda scores, batch: scores.logprobs, origins=frozenset([Origin.ROLLOUT]), scalars=("r",), columns=("c",)
+    )
+    with pytest.raises(UserError, match="sample sample1 has no scalar 'r'"):
+        Objective(term).coefficients(step)
+    step[1] = replace(step[1], scalars={"r": 1.0})
+    with pytest.raises(UserError, match="sample sample1 has no column 'c'"):
+        Objective(term).coefficients(step)
+    step[1] = replace(step[1], columns={"c": np.zeros(9, np.float32)})
+    assert [bool(row["0:t"].any()) for row in Objective(term).coefficients(step)] == [False, True]
+
+
 @pytest.mark.parametrize("where", ["choosen", "not choosen"])
 def test_a_missing_scalar_is_named(where: str) -> None:
     with pytest.raises(UserError, match="sample sample0 has no scalar 'choosen': did you mean 'chosen'"):

@@ -13,7 +13,7 @@ from gradients import batch_of, check_gradient, losses, mean_loss, step_of
 from steps import random_sequence
 from torch import Tensor
 
-from posttrain.data import Sequence
+from posttrain.data import Origin, Sequence
 from posttrain.data.batch import Batch, collate
 from posttrain.data.scores import TokenScores
 from posttrain.errors import UserError
@@ -231,22 +231,22 @@ def test_the_gradient_is_that_of_finite_differences(spec: Any) -> None:
     ],
 )
 def test_a_group_that_is_no_pair_is_refused(groups: list[str], chosen: list[float], found: str) -> None:
-    batch = batch_of([[0], [1]], scalars={"chosen": chosen}, groups=groups)
+    step = step_of([[0], [1]], scalars={"chosen": chosen}, groups=groups)
     with pytest.raises(UserError, match=f"sample sample0: .* one chosen and one rejected .* {found}"):
-        losses("simpo", batch, torch.zeros(2, 2))
+        build_objective("simpo").coefficients(step)
 
 
 def test_three_answers_are_no_pair() -> None:
-    batch = batch_of([[0], [1], [1]], scalars={"chosen": [1, 0, 0]}, groups=["a"] * 3)
+    step = step_of([[0], [1], [1]], scalars={"chosen": [1, 0, 0]}, groups=["a"] * 3)
     with pytest.raises(UserError, match="its group holds chosen, rejected, rejected"):
-        losses("simpo", batch, torch.zeros(3, 2))
+        build_objective("simpo").coefficients(step)
 
 
 def test_an_empty_answer_is_refused_and_its_side_is_named() -> None:
     chosen, rejected = step_of([[0], [1]], scalars={"chosen": [1, 0]}, groups=["a", "a"])
     silent = replace(rejected, target=np.zeros(2, np.bool_))
     with pytest.raises(UserError, match="sample sample1: its rejected answer has no trained token"):
-        losses("cpo", collate([chosen, silent]), torch.zeros(1, 2))
+        build_objective("cpo").coefficients([chosen, silent])
 
 
 def test_a_sequence_that_is_no_side_of_a_pair_is_named() -> None:
@@ -269,6 +269,22 @@ def test_options_without_meaning_are_refused(spec: Any, message: str) -> None:
 
 def test_only_losses_with_a_reference_ask_for_one() -> None:
     assert [name for name in LOSSES if build_objective(name).needs_reference] == WITH_REFERENCE
+
+
+def test_groups_that_do_not_count_need_not_be_pairs() -> None:
+    """Preference pairs beside demonstrations: only the pairs are compared, and only they need `chosen`."""
+    pair = step_of([[0], [1]], scalars={"chosen": [1, 0]}, groups=["a", "a"])
+    pair = [replace(s, origin=np.full(len(s), Origin.ROLLOUT, np.uint8)) for s in pair]
+    alone = replace(step_of([[2]])[0], origin=np.full(2, Origin.DEMONSTRATION, np.uint8), sample_id="demonstration")
+    spec: list[Any] = [{"name": "simpo", "origins": ["rollout"]}, {"name": "nll", "origins": ["demonstration"]}]
+    both, logprobs = build_objective(spec), torch.tensor([-0.3, -0.8, -0.5])
+    step = [alone, *pair]
+    batch = both.attach(collate(step), step, both.coefficients(step))
+    (simpo,) = build_objective("simpo").terms
+    expected = simpo.function(TokenScores(logprobs[1:], {}), collate(pair))[0]
+    found = both.terms[0].function(TokenScores(logprobs, {}), batch)[0]
+    assert batch.coefficients["0:simpo"].tolist() == [0, 1]
+    assert found[1].item() == pytest.approx(expected[0].item())
 
 
 # Steps and their cuts

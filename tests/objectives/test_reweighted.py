@@ -224,7 +224,7 @@ def test_the_most_certain_mistake_has_the_largest_gradient() -> None:
 
 def test_a_response_that_is_not_marked_is_refused() -> None:
     with pytest.raises(UserError, match="give every one the scalar 'negative'"):
-        losses("unlikelihood", batch_of(TOKENS), LOGITS)
+        build_objective("unlikelihood").coefficients(step_of(TOKENS))
 
 
 # All of them

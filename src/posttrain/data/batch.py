@@ -36,7 +36,8 @@ class Batch:
     """`N` target tokens of `S` sequences in `G` groups; no padding, no shift by one.
 
     - `tokens[N]`, `position[N]` (index in its sequence), `origin[N]`, every column `[N]`; `sequence[N]` -> 0..S-1.
-    - `scalars`: `[S]`; `group[S]` -> 0..G-1; `sample_ids`: `S` names.
+    - `scalars`: `[S]`. Columns and scalars are 0 where a sequence lacks them (what a term counts has what it reads).
+    - `group[S]` -> 0..G-1; `sample_ids`: `S` names.
     - `where[N]`: index into the `R*L` flattened positions of the state that predicts the token.
     - `coefficients`: what each term's reduction gives each token `[N]`, sequence `[S]` or group `[G]`, already divided
       by the denominator of the whole optimiser step (see `objectives.reduction`).
@@ -107,17 +108,20 @@ def _named(values: Mapping[str, Tensor], name: str, kind: str) -> Tensor:
 
 
 def collate(sequences: List[Sequence], *, pad_id: int = 0, layout: Layout = "padded") -> Batch:
-    """Tensors of some sequences. Columns and scalars are those that every sequence has."""
+    """Tensors of some sequences. Columns and scalars are those that any sequence has; the others have 0 there."""
     if not sequences:
         raise ValueError("a batch needs at least one sequence")
     starts = _row_starts(sequences, layout)
     targets = [np.flatnonzero(sequence.target) for sequence in sequences]
-    shared_columns = set.intersection(*(set(sequence.columns) for sequence in sequences))
-    shared_scalars = set.intersection(*(set(sequence.scalars) for sequence in sequences))
+    columns = sorted({name for sequence in sequences for name in sequence.columns})
+    scalars = sorted({name for sequence in sequences for name in sequence.scalars})
     group, groups = _group_indices(sequences)
 
     def flat(arrays: List[npt.NDArray[Any]]) -> Tensor:
         return torch.from_numpy(np.concatenate([array[t] for array, t in zip(arrays, targets, strict=True)]))
+
+    def column(name: str) -> Tensor:
+        return flat([s.columns[name] if name in s.columns else np.zeros(len(s), np.float32) for s in sequences]).float()
 
     return Batch(
         rows=_rows(sequences, starts, pad_id, layout),
@@ -127,8 +131,8 @@ def collate(sequences: List[Sequence], *, pad_id: int = 0, layout: Layout = "pad
         origin=flat([sequence.origin for sequence in sequences]),
         where=torch.from_numpy(np.concatenate([start + t - 1 for start, t in zip(starts, targets, strict=True)])),
         key=torch.from_numpy(np.concatenate([_keys(s, t) for s, t in zip(sequences, targets, strict=True)])),
-        columns={name: flat([s.columns[name] for s in sequences]).float() for name in sorted(shared_columns)},
-        scalars={name: torch.tensor([float(s.scalars[name]) for s in sequences]) for name in sorted(shared_scalars)},
+        columns={name: column(name) for name in columns},
+        scalars={name: torch.tensor([float(s.scalars.get(name, 0)) for s in sequences]) for name in scalars},
         group=group,
         groups=groups,
         sample_ids=tuple(sequence.sample_id for sequence in sequences),

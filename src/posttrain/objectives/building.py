@@ -48,6 +48,8 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
         forward=_forward(name, declared.forward, common.get("embedding_noise")),
         scalars=declared.scalars,
         prepare=declared.prepare,
+        columns=declared.columns,
+        check=declared.check,
     )
 
 

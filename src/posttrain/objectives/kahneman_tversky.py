@@ -30,9 +30,11 @@ def reference_point(sequences: List[Sequence], score: Score, gather: Gather) -> 
     against the same number. (TRL has one of each micro-batch, so that its gradient depends on the cut.) The order that
     says whose answer is read is one of content: first the good, then the bad, each sorted; the answer is that of the
     nearest predecessor with another prompt. Mismatched sequences are cut at the step's longest sequence. A step with a
-    single prompt has no mismatched answer, and z0 is 0 there.
+    single prompt has no mismatched answer, and z0 is 0 there. Sequences without `chosen` take no part.
     """
-    items = [_Item.of(sequence) if sequence.target.any() else None for sequence in sequences]
+    items = [
+        _Item.of(sequence) if sequence.target.any() and "chosen" in sequence.scalars else None for sequence in sequences
+    ]
     everyone = sorted({item for share in gather(items) for item in share if item is not None}, key=_Item.order)
     places = {item: place for place, item in enumerate(everyone)}
     longest = max((len(item.prompt) + len(item.answer) for item in everyone), default=0) // _WIDTH

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -45,9 +46,11 @@ Forward = Callable[[Any, Batch, tuple[Need, ...]], TokenScores]
 Score = Callable[[List[Sequence], tuple[Need, ...]], list[TokenScores]]
 """Scores of each sequence's targets without gradient, in as many micro-batches as it takes, dropout off. Every rank
 must call it as often as the others; one that has nothing to score passes no sequences."""
-Prepare = Callable[[List[Sequence], Score, Gather], list[Sequence]]
+Prepare = Callable[[List[Sequence], Score, Gather], List[Sequence]]
 """What a loss must know of the whole step before its first backward: this rank's sequences with more scalars or
 columns. What it adds must depend on the step alone, not on how ranks and micro-batches cut it."""
+Check = Callable[[List[Sequence], List[Measure]], None]
+"""Raises `UserError` for sequences of a step that a term counts and cannot read. They come with their measures."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Term:
     `origins`: only targets of these origins count (None: all). `where`: a scalar (0 or more) that says how much the
     sequence counts, or "not " and a scalar, for those where it is 0. `weight_column`: a column that says how much each
     token counts. All three hold in the numerator and in the denominator. `weight`: a factor, or a function of the
-    step's progress in [0, 1]. `scalars`: those that every sequence must have. `prepare` runs once a step, before the
-    first forward.
+    step's progress in [0, 1]. `scalars`, `columns`: those that every sequence which it counts must have. `check` raises
+    `UserError` for what else it cannot read; it and `prepare` run once a step, before the first forward.
     """
 
     name: str
@@ -83,6 +86,8 @@ class Term:
     forward: Forward | None = None
     scalars: tuple[str, ...] = ()
     prepare: Prepare | None = None
+    columns: tuple[str, ...] = ()
+    check: Check | None = None
 
     def __post_init__(self) -> None:
         self.reduction.check_level(self.level)
@@ -92,12 +97,12 @@ class Term:
 
         Raises `UserError` for a scalar or a weight column that is missing, negative or not finite.
         """
-        for name in self.scalars:
-            self._scalar(sequence, name)
         chosen = sequence.target
         if self.origins is not None:
             chosen = chosen & np.isin(sequence.origin, [int(origin) for origin in self.origins])
         measure = chosen.astype(np.float64)
+        if not chosen.any():
+            return measure
         if self.where is not None:
             measure *= self._share(sequence, self.where)
         if self.weight_column is not None:
@@ -107,6 +112,11 @@ class Term:
                     f"objective '{self.name}': weight column '{self.weight_column}' of sample {sequence.sample_id} has "
                     "a weight that is negative or not finite; weights count tokens, so they must be 0 or more"
                 )
+        if measure.any():
+            for name in self.scalars:
+                self._scalar(sequence, name)
+            for name in self.columns:
+                self._column(sequence, name, "column")
         return measure
 
     def _share(self, sequence: Sequence, where: str) -> float:
@@ -129,13 +139,15 @@ class Term:
         return float(sequence.scalars[name])
 
     def _weights(self, sequence: Sequence) -> Measure:
-        name = str(self.weight_column)
+        return self._column(sequence, str(self.weight_column), "weight column").astype(np.float64)
+
+    def _column(self, sequence: Sequence, name: str, kind: str) -> npt.NDArray[np.float32]:
         if name not in sequence.columns:
             raise UserError(
-                f"objective '{self.name}': sample {sequence.sample_id} has no weight column '{name}': "
+                f"objective '{self.name}': sample {sequence.sample_id} has no {kind} '{name}': "
                 f"{nearest(name, sequence.columns)}"
             )
-        return sequence.columns[name].astype(np.float64)
+        return sequence.columns[name]
 
 
 _NOT = "not "
@@ -188,6 +200,8 @@ class Objective:
         rows: list[dict[str, Measure]] = [{} for _ in sequences]
         for key, term in self._keyed():
             measures = [term.measure(sequence) for sequence in sequences]
+            if term.check is not None:
+                term.check(sequences, measures)
             values = term.reduction.coefficients(sequences, measures, term.level, gather)
             for row, value in zip(rows, values, strict=True):
                 row[key] = value
@@ -271,6 +285,8 @@ class Declaration:
     forward: Forward | None
     scalars: tuple[str, ...]
     prepare: Prepare | None
+    columns: tuple[str, ...] = ()
+    check: Check | None = None
 
 
 objectives: Registry[Callable[..., TermLoss]] = Registry("objective")
@@ -289,19 +305,22 @@ def objective(
     forward: Forward | None = None,
     scalars: tuple[str, ...] = (),
     prepare: Prepare | None = None,
+    columns: tuple[str, ...] = (),
+    check: Check | None = None,
 ) -> Callable[[Callable[..., TermLoss]], Callable[..., TermLoss]]:
     """Decorator: a recipe's `objective: name` is this loss.
 
     `needs`: the scores it reads beside `logprobs`, or a function of its options that says so. `reduction`: its default,
-    which a recipe may change. `scalars`: those that every sequence must have; a loss that reads `chosen` makes a train
-    stage encode preference pairs. `prepare`: what it must know of the whole step before the first backward.
+    which a recipe may change. `scalars`, `columns`: those that every sequence which counts must have; a loss that reads
+    `chosen` makes a train stage encode preference pairs. `prepare`: what it must know of the whole step before its
+    first backward. `check`: what else it refuses, before the first forward.
     """
 
     def declare(function: Callable[..., TermLoss]) -> Callable[..., TermLoss]:
         taken = set(inspect.signature(function).parameters) & set(COMMON)
         if taken:
             raise TypeError(f"objective '{name}': every term has {sorted(taken)} already; call its option otherwise")
-        declarations[name] = Declaration(needs, reduction, level, forward, scalars, prepare)
+        declarations[name] = Declaration(needs, reduction, level, forward, scalars, prepare, columns, check)
         return objectives.register(name)(function)
 
     return declare

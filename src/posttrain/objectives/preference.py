@@ -20,6 +20,7 @@ Losses and defaults: sheet 52, which was checked against TRL's trainers; length 
 """
 
 import math
+from collections.abc import Sequence as List
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -28,11 +29,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from posttrain.data import Sequence
 from posttrain.data.batch import Batch
 from posttrain.data.scores import REFERENCE_LOGPROBS, TokenScores
 from posttrain.errors import UserError
 from posttrain.objectives.objective import TermLoss, objective
-from posttrain.objectives.reduction import Reduction
+from posttrain.objectives.reduction import Measure, Reduction
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -42,7 +44,32 @@ BelowHalf = Annotated[float, Field(ge=0, lt=0.5)]
 PAIR_MEAN = Reduction("groups")
 
 
-@objective("dpo", needs=(REFERENCE_LOGPROBS,), reduction=PAIR_MEAN, level="group", scalars=("chosen",))
+def check_pairs(sequences: List[Sequence], measures: List[Measure]) -> None:
+    """Raises `UserError` for a group that counts and is not one chosen and one rejected sequence, each with targets."""
+    groups: dict[str, list[int]] = {}
+    for row, sequence in enumerate(sequences):
+        groups.setdefault(sequence.group or f"\0{row}", []).append(row)
+    for members in groups.values():
+        if not any(measures[row].any() for row in members):
+            continue
+        first = sequences[members[0]].sample_id
+        sides = ["chosen" if sequences[row].scalars.get("chosen", 0) > 0 else "rejected" for row in members]
+        if sorted(sides) != ["chosen", "rejected"]:
+            raise UserError(
+                f"sample {first}: a preference loss compares one chosen and one rejected answer, but its group holds "
+                f"{', '.join(sides)}: give every row both"
+            )
+        for row, side in zip(members, sides, strict=True):
+            if not sequences[row].targets:
+                raise UserError(
+                    f"sample {sequences[row].sample_id}: its {side} answer has no trained token, so there is nothing "
+                    "to compare: leave the row out, or raise max_length"
+                )
+
+
+@objective(
+    "dpo", needs=(REFERENCE_LOGPROBS,), reduction=PAIR_MEAN, level="group", scalars=("chosen",), check=check_pairs
+)
 def dpo(
     scores: TokenScores,
     batch: Batch,
@@ -64,7 +91,14 @@ def dpo(
     return smoothed_logistic(pairs.difference(rewards), label_smoothing), pairs.metrics(scores, batch, rewards)
 
 
-@objective("robust_dpo", needs=(REFERENCE_LOGPROBS,), reduction=PAIR_MEAN, level="group", scalars=("chosen",))
+@objective(
+    "robust_dpo",
+    needs=(REFERENCE_LOGPROBS,),
+    reduction=PAIR_MEAN,
+    level="group",
+    scalars=("chosen",),
+    check=check_pairs,
+)
 def robust_dpo(
     scores: TokenScores, batch: Batch, *, beta: Positive = 0.1, label_smoothing: BelowHalf = 0.1
 ) -> TermLoss:
@@ -81,7 +115,9 @@ def robust_dpo(
     return loss / (1 - 2 * label_smoothing), pairs.metrics(scores, batch, rewards)
 
 
-@objective("ipo", needs=(REFERENCE_LOGPROBS,), reduction=PAIR_MEAN, level="group", scalars=("chosen",))
+@objective(
+    "ipo", needs=(REFERENCE_LOGPROBS,), reduction=PAIR_MEAN, level="group", scalars=("chosen",), check=check_pairs
+)
 def ipo(scores: TokenScores, batch: Batch, *, tau: Positive = 0.1, length_normalised: bool = True) -> TermLoss:
     """Identity preference optimisation: a margin to hit, which does not run away where pairs are easily told apart.
 
@@ -95,7 +131,9 @@ def ipo(scores: TokenScores, batch: Batch, *, tau: Positive = 0.1, length_normal
     return (pairs.difference(rewards) / tau - 1 / (2 * tau)).square(), pairs.metrics(scores, batch, rewards)
 
 
-@objective("slic", needs=(REFERENCE_LOGPROBS,), reduction=PAIR_MEAN, level="group", scalars=("chosen",))
+@objective(
+    "slic", needs=(REFERENCE_LOGPROBS,), reduction=PAIR_MEAN, level="group", scalars=("chosen",), check=check_pairs
+)
 def slic(scores: TokenScores, batch: Batch, *, beta: Positive = 0.1) -> TermLoss:
     """A hinge in place of DPO's logistic loss: pairs beyond the margin no longer teach.
 
@@ -109,7 +147,7 @@ def slic(scores: TokenScores, batch: Batch, *, beta: Positive = 0.1) -> TermLoss
     return torch.relu(1 - pairs.difference(rewards)), pairs.metrics(scores, batch, rewards)
 
 
-@objective("simpo", reduction=PAIR_MEAN, level="group", scalars=("chosen",))
+@objective("simpo", reduction=PAIR_MEAN, level="group", scalars=("chosen",), check=check_pairs)
 def simpo(scores: TokenScores, batch: Batch, *, beta: Positive = 2.0, gamma: NonNegative = 0.5) -> TermLoss:
     """Simple preference optimisation: the likelihood per token is the reward, and there is no reference.
 
@@ -123,7 +161,7 @@ def simpo(scores: TokenScores, batch: Batch, *, beta: Positive = 2.0, gamma: Non
     return -F.logsigmoid(pairs.difference(rewards) - gamma), pairs.metrics(scores, batch, rewards)
 
 
-@objective("cpo", reduction=PAIR_MEAN, level="group", scalars=("chosen",))
+@objective("cpo", reduction=PAIR_MEAN, level="group", scalars=("chosen",), check=check_pairs)
 def cpo(scores: TokenScores, batch: Batch, *, beta: Positive = 0.1, label_smoothing: Share = 0.0) -> TermLoss:
     """The preference half of contrastive preference optimisation: DPO with a uniform reference.
 
@@ -138,7 +176,7 @@ def cpo(scores: TokenScores, batch: Batch, *, beta: Positive = 0.1, label_smooth
     return smoothed_logistic(pairs.difference(rewards), label_smoothing), pairs.metrics(scores, batch, rewards)
 
 
-@objective("orpo", reduction=PAIR_MEAN, level="group", scalars=("chosen",))
+@objective("orpo", reduction=PAIR_MEAN, level="group", scalars=("chosen",), check=check_pairs)
 def orpo(scores: TokenScores, batch: Batch, *, beta: Positive = 0.1) -> TermLoss:
     """The preference half of odds ratio preference optimisation.
 
@@ -184,14 +222,9 @@ class _Pairs:
 
     @classmethod
     def of(cls, batch: Batch) -> "_Pairs":
-        """Raises `UserError` for a group that is not one chosen and one rejected sequence, each with targets."""
+        """What groups that are no pairs give is not defined; `check_pairs` sees to it that none of them counts."""
         is_chosen = batch.scalar("chosen") > 0
         zeros = torch.zeros(batch.groups, dtype=torch.long, device=batch.group.device)
-        chosen, rejected = (zeros.index_add(0, batch.group, side.long()) for side in (is_chosen, ~is_chosen))
-        targets = batch.sum_by_sequence(torch.ones_like(batch.tokens))
-        sound = ((chosen == 1) & (rejected == 1))[batch.group] & (targets > 0)
-        if not bool(sound.all()):
-            _refuse(batch, int((~sound).nonzero()[0]), is_chosen, targets)
         order = torch.arange(batch.sequences, device=batch.group.device)
         sides = [zeros.scatter(0, batch.group[side], order[side]) for side in (is_chosen, ~is_chosen)]
         return cls(*sides)
@@ -213,18 +246,3 @@ class _Pairs:
             "chosen_logprob": means[self.chosen],
             "rejected_logprob": means[self.rejected],
         }
-
-
-def _refuse(batch: Batch, row: int, is_chosen: Tensor, targets: Tensor) -> None:
-    """Say what is wrong with the group of the first sequence that is not a side of a sound pair."""
-    members = (batch.group == batch.group[row]).nonzero().flatten().tolist()
-    sides = ["chosen" if is_chosen[member] else "rejected" for member in members]
-    if sorted(sides) != ["chosen", "rejected"]:
-        raise UserError(
-            f"sample {batch.sample_ids[row]}: a preference loss compares one chosen and one rejected answer, but its "
-            f"group holds {', '.join(sides)}: give every row both"
-        )
-    raise UserError(
-        f"sample {batch.sample_ids[row]}: its {sides[members.index(row)]} answer has no trained token "
-        f"(found {int(targets[row])}), so there is nothing to compare: leave the row out, or raise max_length"
-    )

@@ -5,16 +5,21 @@ loss like -p log p has the same value and pushes improbable tokens down.
 """
 
 import math
+from collections.abc import Sequence as List
+from dataclasses import replace
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from posttrain.data import Sequence
 from posttrain.data.batch import Batch
 from posttrain.data.scores import REFERENCE_LOGPROBS, Chunk, Need, TokenScores
 from posttrain.errors import UserError
-from posttrain.objectives.objective import TermLoss, objective
+from posttrain.objectives.objective import Score, TermLoss, objective
+from posttrain.objectives.reduction import Gather, Measure
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -119,16 +124,36 @@ OTHERS_LOGPROB = Need("others_logprob", _others_logprob)
 """log(1 - π(token)), exact for a token that is all but certain, where 1 - exp(log p) has lost every digit."""
 
 
-@objective("unlikelihood", needs=(OTHERS_LOGPROB,))
+def _mark_tokens(sequences: List[Sequence], score: Score, gather: Gather) -> List[Sequence]:
+    """Scalars become columns, so that a micro-batch may hold sequences with either."""
+
+    def marked(sequence: Sequence) -> Sequence:
+        if "negative" in sequence.columns or "negative" not in sequence.scalars:
+            return sequence
+        column = np.full(len(sequence), sequence.scalars["negative"], np.float32)
+        return replace(sequence, columns={**sequence.columns, "negative": column})
+
+    return [marked(sequence) for sequence in sequences]
+
+
+def _check_marked(sequences: List[Sequence], measures: List[Measure]) -> None:
+    for sequence, measure in zip(sequences, measures, strict=True):
+        if measure.any() and "negative" not in (*sequence.columns, *sequence.scalars):
+            raise UserError(
+                f"objective 'unlikelihood': sample {sequence.sample_id} does not say whether it is bad: give every one "
+                "the scalar 'negative' (1 bad, 0 good), or the column 'negative' to mark single tokens"
+            )
+
+
+@objective("unlikelihood", needs=(OTHERS_LOGPROB,), prepare=_mark_tokens, check=_check_marked)
 def unlikelihood(scores: TokenScores, batch: Batch, *, negative_weight: NonNegative = 1.0) -> Tensor:
     """Likelihood on good responses, unlikelihood on bad ones.
 
     ℓ_t = -log p_t where a token is good;  -α log(1 - p_t) where it is bad  `[N]`;  α = `negative_weight`. Mean over
     good and bad tokens together.
 
-    Which are bad is said by the column `negative` `[N]` where the batch has one (1 bad, 0 good, token by token), else
-    by the scalar `negative` `[S]` (1 the whole response, 0 none of it). Every sequence must carry it: raises
-    `UserError`.
+    Which are bad is said by the column `negative` `[N]` (1 bad, 0 good, token by token), or where it lacks that by the
+    scalar `negative` `[S]` (1 the whole response, 0 none of it). Every sequence that counts must carry one of them.
 
     Welleck et al. (arXiv 1908.04319, equation 4), with the bad token itself as the only candidate; their candidates are
     earlier tokens of a good text. Their code clamps 1 - p at 1e-5, where the most certain mistakes have no gradient;
@@ -140,9 +165,4 @@ def unlikelihood(scores: TokenScores, batch: Batch, *, negative_weight: NonNegat
 def _negative(batch: Batch) -> Tensor:
     if "negative" in batch.columns:
         return batch.columns["negative"] > 0
-    if "negative" in batch.scalars:
-        return batch.scalars["negative"][batch.sequence] > 0
-    raise UserError(
-        "objective 'unlikelihood': a sequence does not say whether it is bad: give every one the scalar 'negative' "
-        "(1 bad, 0 good), or the column 'negative' to mark single tokens"
-    )
+    return batch.scalar("negative")[batch.sequence] > 0

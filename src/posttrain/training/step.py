@@ -99,6 +99,7 @@ def accumulate_gradients(
     result = StepResult()
     with watch.lap("time/forward"):
         sequences = objective.prepare(sequences, partial(score_sequences, policy, token_budget, ranks), ranks.gather)
+    sequences = _with_whole_references(objective, sequences, ranks)
     rows = objective.coefficients(sequences, ranks.gather)
     parts = micro_batches(sequences, token_budget, layout=policy.layout, keep_groups=objective.keeps_groups)
     cut = [_Part([sequences[row] for row in part], [rows[row] for row in part]) for part in parts]
@@ -125,6 +126,21 @@ def accumulate_gradients(
     result.loss = float(sum(values)) if values else 0.0
     _join_ranks(result, sums, ranks)
     return result
+
+
+def _with_whole_references(objective: Objective, sequences: List[Sequence], ranks: Ranks) -> List[Sequence]:
+    """Stored scores of the reference are read where the whole step has them: else all are computed, for all alike."""
+    names = sorted({need.name for term in objective.terms for need in term.needs if need.reference})
+    if not names:
+        return sequences
+    lacking = [name for name in names if any(name not in sequence.columns for sequence in sequences)]
+    dropped = {name for share in ranks.gather(lacking) for name in share}
+    return [
+        replace(sequence, columns={name: values for name, values in sequence.columns.items() if name not in dropped})
+        if dropped & set(sequence.columns)
+        else sequence
+        for sequence in sequences
+    ]
 
 
 @torch.no_grad()
