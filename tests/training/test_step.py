@@ -24,9 +24,9 @@ def policy() -> Policy:
     return policy
 
 
-def gradient(policy: Policy, objective: Objective, step: list[Sequence], budget: int = 1000) -> Tensor:
+def gradient(policy: Policy, objective: Objective, step: list[Sequence], budget: int = 1000, at: int = 0) -> Tensor:
     policy.model.zero_grad()
-    position, watch = Position(0, 10, 0.0, 0), Stopwatch(policy.device)
+    position, watch = Position(at, 10, 0.0, 0), Stopwatch(policy.device)
     accumulate_gradients(policy, objective, step, budget, position, Ranks(), watch)
     return torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
 
@@ -39,3 +39,11 @@ def test_stored_reference_scores_are_read_only_where_the_whole_step_has_them(pol
     live = gradient(policy, objective, step)
     torch.testing.assert_close(gradient(policy, objective, [*far[:2], *step[2:]], budget), live)
     assert not torch.allclose(gradient(policy, objective, far, budget), live)
+
+
+def test_what_a_sample_draws_differs_between_its_visits_and_not_when_a_step_is_redone(policy: Policy) -> None:
+    step = random_step(4, [9, 12], trained=1.0)
+    noisy = build_objective({"name": "nll", "embedding_noise": 5.0})
+    first = gradient(policy, noisy, step)
+    torch.testing.assert_close(gradient(policy, noisy, step, budget=10), first)
+    assert not torch.allclose(gradient(policy, noisy, step, at=1), first)

@@ -98,7 +98,8 @@ def accumulate_gradients(
     """
     result = StepResult()
     with watch.lap("time/forward"):
-        sequences = objective.prepare(sequences, partial(score_sequences, policy, token_budget, ranks), ranks.gather)
+        score = partial(score_sequences, policy, token_budget, ranks, seed=_step_seed(position))
+        sequences = objective.prepare(sequences, score, ranks.gather)
     sequences = _with_whole_references(objective, sequences, ranks)
     rows = objective.coefficients(sequences, ranks.gather)
     parts = micro_batches(sequences, token_budget, layout=policy.layout, keep_groups=objective.keeps_groups)
@@ -145,7 +146,7 @@ def _with_whole_references(objective: Objective, sequences: List[Sequence], rank
 
 @torch.no_grad()
 def score_sequences(
-    policy: Policy, token_budget: int, ranks: Ranks, sequences: List[Sequence], needs: tuple[Need, ...]
+    policy: Policy, token_budget: int, ranks: Ranks, sequences: List[Sequence], needs: tuple[Need, ...], seed: int = 0
 ) -> list[TokenScores]:
     """Scores of each sequence's target tokens, with dropout off and no graph. Every rank must call this as often."""
     training = policy.model.training
@@ -156,7 +157,7 @@ def score_sequences(
     found: list[TokenScores] = []
     for part in [*cut, *fillers]:
         batch = collate(part.sequences, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
-        scores = policy.scores(batch.to(policy.device), needs)
+        scores = policy.scores(replace(batch, seed=seed).to(policy.device), needs)
         if part.counts:
             found += _by_sequence(scores, [sequence.targets for sequence in part.sequences])
     policy.model.train(training)
@@ -202,9 +203,14 @@ def _placed(batch: Batch, position: Position, policy: Policy) -> Batch:
         step=position.step,
         total_steps=position.total_steps,
         epoch=position.epoch,
-        seed=position.seed,
+        seed=_step_seed(position),
     )
     return placed if policy.device.type == "cpu" else placed.to(policy.device)
+
+
+def _step_seed(position: Position) -> int:
+    """Another one at every step: what a sample draws differs between its visits, and is the same when one is redone."""
+    return int(np.random.SeedSequence([position.seed, position.step]).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
 def add_metrics(sums: Sums, more: Mapping[str, tuple[float, float]]) -> Sums:
