@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 import running
 
+from posttrain.data import Sample, assistant, user
+from posttrain.data.readers import fingerprint
+from posttrain.data.rendering import Rendering
 from posttrain.errors import UserError
+from posttrain.policy import load_tokenizer
 from posttrain.recipe import check_recipe
 from posttrain.run import plan
 from posttrain.stages import Context
+from posttrain.stages.encoded import encoded
+from posttrain.tasks import tasks
 from posttrain.terminal import Terminal
 from posttrain.training.ranks import Ranks
 
@@ -78,3 +84,95 @@ def test_the_plan_of_a_curation_reads_its_data(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").unlink()
     with pytest.raises(UserError, match=r"stage 'clean': no such file or folder: .*own\.jsonl"):
         plan(context.recipe, context.terminal)
+
+
+# --- what an output depends on ---
+
+TASK = """
+from posttrain.data import Sample, assistant, user
+from posttrain.rewards import Score
+from posttrain.tasks import tasks
+
+@tasks.register("echo_{n}")
+class Echo:
+    name = "echo_{n}"
+    def samples(self, count, seed, *, difficulty="in", style=None):
+        return [Sample((user(str(i)),), (assistant("{text}"),), answer=str(i), task=self.name) for i in range(count)]
+    def verify(self, sample, answer):
+        return Score(1.0)
+"""
+TRAIN = {"kind": "train", "data": "train"}
+
+
+def stage_fingerprint(folder: Path, **content: Any) -> str:
+    return context_of(folder, **content).stage_fingerprint("sft")
+
+
+def test_the_file_that_a_task_reads_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    path = tmp_path / "g.jsonl"
+    data = {"train": {"task": {"name": "gsm8k", "path": str(path)}, "count": 2}}
+    context = context_of(tmp_path, data=data, stages={"sft": TRAIN})
+
+    def fingerprints(context: Context) -> tuple[str, str]:
+        return context.data_fingerprint(context.data("train")), context.stage_fingerprint("sft")
+
+    write(path, question("1+1?", "2 #### 2"), question("1+2?", "3 #### 3"))
+    first = fingerprints(context)
+    assert first == fingerprints(context) == fingerprints(context_of(tmp_path, data=data, stages={"sft": TRAIN}))
+    write(path, question("1+1?", "2 #### 2"), question("1+2+3?", "6 #### 6"))
+    assert set(first).isdisjoint(fingerprints(context)), "the same context sees that the file has changed"
+
+
+def test_the_samples_of_a_task_are_part_of_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "echo.py").write_text(TASK.format(n=1, text="yes"))
+    imports, data = [str(tmp_path / "echo.py")], {"train": {"task": "echo_1", "count": 2}}
+    context = context_of(tmp_path, data=data, imports=imports)
+    before = context.data_fingerprint(context.data("train"))
+    monkeypatch.setattr(tasks["echo_1"], "samples", lambda *a, **k: [Sample((user("another"),), answer="1")])
+    again = context_of(tmp_path, data=data, imports=imports)
+    assert again.data_fingerprint(again.data("train")) != before
+
+
+def test_an_imported_module_is_part_of_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "own_pieces_of_a_test.py"
+    module.write_text("ONE = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    content = {"data": {"train": CHAINS}, "stages": {"sft": TRAIN}, "imports": ["own_pieces_of_a_test"]}
+    before = stage_fingerprint(tmp_path, **content)
+    module.write_text("ONE = 11\n")
+    assert stage_fingerprint(tmp_path, **content) != before
+
+
+def test_tokens_follow_what_a_task_makes_and_what_a_stage_wrote(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "echo.py").write_text(TASK.format(n=2, text="yes"))
+    data = {"train": {"mix": [{"task": "echo_2", "count": 2}, {"stage": "gen"}]}, "ask": CHAINS}
+    context = context_of(tmp_path, data=data, imports=[str(tmp_path / "echo.py")], stages={"gen": GENERATE})
+    tokenizer, written = load_tokenizer(str(model)), tmp_path / "run" / "data" / "gen.jsonl"
+    written.parent.mkdir(parents=True)
+
+    def rows() -> int:
+        return encoded(context, "train", tokenizer, Rendering(512)).report.rows
+
+    row = {"prompt": [user("a")], "response": [assistant("b")]}
+    write(written, row)
+    assert rows() == rows() == 3
+    write(written, row, row)
+    assert rows() == 4
+    monkeypatch.setattr(tasks["echo_2"], "samples", lambda *a, **k: [])
+    context = context_of(tmp_path, data=data, imports=[str(tmp_path / "echo.py")], stages={"gen": GENERATE})
+    assert rows() == 2
+
+
+def test_files_are_hashed_and_samples_made_once(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "own.jsonl", question("1+1?", "2"), question("1+2?", "3"))
+    data = {"train": {"mix": [path, CHAINS]}}
+    context = context_of(tmp_path, model, data=data, stages={"sft": TRAIN})
+    hashed = []
+    monkeypatch.setattr("posttrain.stages.context.file_fingerprint", lambda p, **k: hashed.append(p) or fingerprint(p))
+    first = encoded(context, "train", load_tokenizer(str(model)), Rendering(512))
+    context.stage_fingerprint("sft")
+    monkeypatch.setattr(context, "samples", None)  # stored tokens need no samples
+    assert encoded(context, "train", load_tokenizer(str(model)), Rendering(512)).folder == first.folder
+    assert hashed == [path]

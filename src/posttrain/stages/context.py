@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Context:
         self.folder = Path(recipe.folder)
         self.journal = Journal(self.folder, active=False)
         self.should_stop: Callable[[], bool] = lambda: False
+        self._known: dict[Any, str] = {}
 
     # Models
 
@@ -105,11 +107,15 @@ class Context:
             task = self._task(data.task)
             return task.samples(data.count or 1, data.seed, difficulty=data.difficulty, style=data.style)
         if data.stage is not None:
-            path = self.folder / "data" / f"{data.stage}.jsonl"
-            if not path.is_file():
-                raise UserError(f"the data of stage '{data.stage}' are not there yet ({path}): run the recipe first")
-            return read_samples(str(path), shape="sample", limit=data.count)
+            return read_samples(self._written(data.stage), shape="sample", limit=data.count)
         return read_samples(str(data.path), shape=data.shape, split=data.split, columns=data.columns, limit=data.count)
+
+    def _written(self, stage: str) -> str:
+        """The file that a stage has written."""
+        path = self.folder / "data" / f"{stage}.jsonl"
+        if not path.is_file():
+            raise UserError(f"the data of stage '{stage}' are not there yet ({path}): run the recipe first")
+        return str(path)
 
     def verify(self, sample: Sample, answer: str) -> Score:
         """Score an answer by the sample's task, or for a file's questions as its `verify` says."""
@@ -146,25 +152,61 @@ class Context:
             return self.stage_fingerprint(name)
         model = self.model(name)
         folder = Path(model_path(model.path, with_weights=model.weights == "pretrained"))
-        content = [model.model_dump(exclude={"path"}), _folder_fingerprint(folder) if folder.is_dir() else model.path]
-        return digest(content)
+        content = model.path
+        if folder.is_dir():
+            content = self._once((folder, _stamp(folder)), lambda: _folder_fingerprint(folder))
+        return digest([model.model_dump(exclude={"path"}), content])
 
-    def data_fingerprint(self, data: Data) -> str:
-        """Hash of a data set's content (a task's: of its options)."""
+    def data_fingerprint(self, data: Data, *, written: bool = False) -> str:
+        """Hash of a data set's content: the bytes of files, the ids of a task's samples.
+
+        What a stage writes is named by all that the stage depends on; where it is `written` already, by its bytes.
+        """
         if data.mix is not None:
-            return digest([data.repeat, [self.data_fingerprint(part) for part in data.mix]])
+            return digest([data.repeat, [self.data_fingerprint(part, written=written) for part in data.mix]])
         options = data.model_dump(exclude={"path", "max_refused"})
-        if data.stage is not None:
+        if data.stage is not None and not written:
             return digest([options, self.stage_fingerprint(data.stage)])
+        if data.stage is not None:
+            return digest([options, self._file_fingerprint(self._written(data.stage))])
         if data.path is not None:
-            return digest([options, file_fingerprint(data.path, split=data.split)])
-        return digest(options)
+            return digest([options, self._file_fingerprint(data.path, data.split)])
+        return digest([options, self._task_fingerprint(data)])
+
+    def _file_fingerprint(self, path: str, split: str | None = None) -> str:
+        key = (path, split, _stamp(Path(path).expanduser()))
+        return self._once(key, lambda: file_fingerprint(path, split=split))
+
+    def _task_fingerprint(self, data: Data) -> str:
+        """Of the files that a task reads and the samples that it makes: its code may have changed, too."""
+        assert data.task is not None
+        named = [value for value in tasks.options(data.task)[1].values() if isinstance(value, str)]
+        files = [path for path in named if path and Path(path).expanduser().is_file()]
+        stamps = tuple(_stamp(Path(path).expanduser()) for path in files)
+
+        def made() -> str:
+            once = data.model_copy(update={"repeat": 1})
+            return digest([[self._file_fingerprint(path) for path in files], [s.id for s in self.samples(once)]])
+
+        return self._once((data.model_dump_json(), stamps), made)
+
+    def _import_fingerprint(self, name: str) -> str:
+        """Of a Python file, or of the file that a module is in."""
+        found = None if name.endswith(".py") else find_spec(name)
+        origin = found.origin if found else name
+        return self._file_fingerprint(origin) if origin and origin.endswith(".py") else name
+
+    def _once(self, key: Any, made: Callable[[], str]) -> str:
+        """What was made before for `key`, which has the time and size of every file that is read."""
+        if key not in self._known:
+            self._known[key] = made()
+        return self._known[key]
 
     def stage_fingerprint(self, name: str) -> str:
         """Hash of all that a stage's output depends on: its fields, the seed, its models, data and own pieces."""
         stage = self.recipe.stages[name]
         fields = stage.model_dump(exclude={"log_every", "checkpoint_every", "micro_batch_tokens", "sharding", "slots"})
-        inputs: list[str] = [file_fingerprint(path) for path in self.recipe.imports if path.endswith(".py")]
+        inputs: list[str] = [self._import_fingerprint(name) for name in self.recipe.imports]
         for field in ("init_from", "model", "reference"):
             if getattr(stage, field, None) is not None:
                 inputs.append(self.model_fingerprint(getattr(stage, field)))
@@ -180,6 +222,13 @@ class Context:
 def leaves(data: Data) -> list[Data]:
     """The data sets that a data set is made of; itself, where it is no mix."""
     return [leaf for part in data.mix for leaf in leaves(part)] if data.mix is not None else [data]
+
+
+def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, time of change and size of a file, or of all files of a folder; nothing where there is none."""
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    stats = [(str(file), file.stat()) for file in files if file.exists()]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
 
 def digest(content: Any) -> str:

@@ -1,5 +1,6 @@
 """Data sets as tokens, for the stages that score or train them."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,20 +50,24 @@ def encoded(
             bar.advance(rows - seen)
             seen = rows
 
+        def samples() -> Iterator[Sample]:  # made only where no tokens are stored: a task makes all of them at once
+            yield from context.samples(data)
+
         def stored() -> EncodedDataset:
             return encode(
-                context.samples(data),
+                samples(),
                 tokenizer,
                 rendering,
                 Path(context.folder).parent / ".cache",
-                content=context.data_fingerprint(data),
+                content=context.data_fingerprint(data, written=True),
                 pairs=pairs,
                 deduplicate=not _repeats(data),
                 max_refused=data.max_refused if max_refused is None else max_refused,
                 progress=progress,
             )
 
-        context.ranks.on_main(lambda: len(stored()))  # the other ranks then open what the first one made
+        if context.ranks.count > 1:
+            context.ranks.on_main(lambda: len(stored()))  # the other ranks then open what the first one made
         return stored()
 
 
