@@ -117,6 +117,10 @@ def test_the_gradient_is_the_same_for_every_split_in_float32_too(reduction: Redu
         assert_same(gradient_of(policy, loss, step, cut, "packed"), expected, 1e-6)
 
 
+def numbers(metric: tuple[Tensor, Tensor | None]) -> np.ndarray[Any, Any]:
+    return np.array([0.0 if value is None else float(value) for value in metric])
+
+
 def test_losses_and_metrics_of_micro_batches_add_up_to_those_of_the_step(policy: Policy) -> None:
     def with_metrics(scores: TokenScores, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         probabilities = scores.logprobs.exp()
@@ -128,7 +132,7 @@ def test_losses_and_metrics_of_micro_batches_add_up_to_those_of_the_step(policy:
     for cut in ([[[0, 1, 2, 3, 4]]], [[[0], [1]], [[2, 3], [4]]]):
         losses = losses_of(policy, loss, step, cut, "padded")
         names = losses[0].metrics
-        totals.append({name: np.sum([np.array(part.metrics[name]) for part in losses], axis=0) for name in names})
+        totals.append({name: np.sum([numbers(part.metrics[name]) for part in losses], axis=0) for name in names})
         totals[-1]["value"] = np.array(sum(float(part.value.detach()) for part in losses))
     assert totals[0].keys() == totals[1].keys()
     for name, expected in totals[0].items():
@@ -262,6 +266,19 @@ def test_what_terms_must_know_of_a_step_is_prepared_once_for_all_of_them() -> No
     assert calls == [2]
     assert {s.scalars["longest"] for s in step} == {14.0}
     assert Objective(Term("c", lambda scores, batch: -scores.logprobs)).prepare(step, lambda s, n: []) is step
+
+
+def test_a_metric_is_nan_where_it_has_no_value(policy: Policy) -> None:
+    def halves(scores: TokenScores, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        some = torch.tensor([2.0, torch.nan, 4.0, 8.0])
+        return -scores.logprobs, {"some": some, "none": torch.full((4,), torch.nan)}
+
+    step = random_step(3, [9, 9, 9, 9], trained=1.0)
+    step[3] = replace(step[3], target=np.zeros(9, np.bool_))
+    loss = Objective(Term("t", halves))
+    found = loss.loss(policy, loss.attach(collate(step), step, loss.coefficients(step))).metrics
+    assert numbers(found["some"]).tolist() == [6, 2]
+    assert numbers(found["none"]).tolist() == [0, 0]
 
 
 def test_two_terms_of_one_name_keep_their_metrics_apart(policy: Policy) -> None:

@@ -134,7 +134,10 @@ def test_dpo_with_mean_log_probs_and_likelihood_has_the_numbers_of_sheet_53() ->
         assert loss.value.item() == pytest.approx(expected, abs=1e-6)
         found = torch.autograd.grad(loss.value, policy.logprobs)[0]
         torch.testing.assert_close(found, torch.tensor(gradient), rtol=0, atol=1e-6)
-    rewards = {name: loss.metrics[f"dpo/{name}"] for name in ("chosen_reward", "rejected_reward", "reward_accuracy")}
+    rewards = {
+        name: tuple(map(float, loss.metrics[f"dpo/{name}"]))
+        for name in ("chosen_reward", "rejected_reward", "reward_accuracy")
+    }
     assert rewards == {
         "chosen_reward": (pytest.approx(0.05), 1.0),
         "rejected_reward": (pytest.approx(-0.05), 1.0),
@@ -336,7 +339,8 @@ def test_metrics_are_means_over_pairs(policy: Policy) -> None:
     loss = objective.loss(policy, objective.attach(collate(step), step, objective.coefficients(step)))
     batch = collate(step)
     means = batch.mean_by_sequence(policy.scores(batch).logprobs.detach())
-    assert loss.metrics["chosen_logprob"] == (pytest.approx(float(means[0] + means[2]), rel=1e-5), 2.0)
-    assert loss.metrics["rejected_logprob"] == (pytest.approx(float(means[1] + means[3]), rel=1e-5), 2.0)
+    found = {name: tuple(map(float, pair)) for name, pair in loss.metrics.items()}
+    assert found["chosen_logprob"] == (pytest.approx(float(means[0] + means[2]), rel=1e-5), 2.0)
+    assert found["rejected_logprob"] == (pytest.approx(float(means[1] + means[3]), rel=1e-5), 2.0)
     margin = 2.0 * float(means[0] - means[1] + means[2] - means[3])
-    assert loss.metrics["reward_margin"] == (pytest.approx(margin, rel=1e-5), 2.0)
+    assert found["reward_margin"] == (pytest.approx(margin, rel=1e-5), 2.0)

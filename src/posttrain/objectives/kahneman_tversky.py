@@ -83,8 +83,8 @@ def kto(
     weights = torch.where(chosen, desirable_weight, undesirable_weight)
     metrics = {REFERENCE_POINT: point}
     for name, values in (("reward", beta * ratios), ("logprob", batch.mean_by_sequence(scores.logprobs))):
-        sides = {"chosen": values[chosen], "rejected": values[~chosen]}
-        metrics |= {f"{label}_{name}": side for label, side in sides.items() if len(side)}
+        metrics[f"chosen_{name}"] = torch.where(chosen, values, torch.nan)
+        metrics[f"rejected_{name}"] = torch.where(chosen, torch.nan, values)
     return weights * torch.sigmoid(-beta * gains), metrics
 
 

@@ -8,14 +8,14 @@ A new loss is one function:
 
 It returns one value a target token `[N]` (or, with `level="sequence"`, one a sequence `[S]`; with `level="group"`,
 one a group `[G]`), and may return `(values, metrics)`, where each metric is `[N]`, `[S]` or `[G]` and is averaged for
-the log; one of any other length (of the chosen sequences only, say) is averaged as it is.
+the log; NaN stands where it has no value. One of any other length is averaged as it is.
 It never averages its loss itself: the reduction does, over the whole optimiser step.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,11 +56,10 @@ Check = Callable[[List[Sequence], List[Measure]], None]
 @dataclass(frozen=True)
 class Loss:
     """`value`: this micro-batch's share of the step's loss. `metrics`: name -> (sum, count), to be added up over
-    micro-batches and ranks. `records`: per-sequence values `[S]` for whoever keeps a history by sample id."""
+    micro-batches and ranks; without a count it is a share of a sum. They stay on the device: nothing waits for it."""
 
     value: Tensor
-    metrics: Mapping[str, tuple[float, float]]
-    records: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ class Objective:
     def loss(self, policy: Scorer, batch: Batch) -> Loss:
         """This micro-batch's share of the step's loss. `batch` must carry the coefficients of `attach`."""
         value: Tensor = torch.zeros((), device=batch.tokens.device)
-        metrics: dict[str, tuple[float, float]] = {}
+        metrics: dict[str, tuple[Tensor, Tensor | None]] = {}
         scored: dict[Forward | None, TokenScores] = {}
         progress = batch.step / max(1, batch.total_steps)
         for key, term in self._keyed():
@@ -241,11 +240,11 @@ class Objective:
             value = value + (term.weight(progress) if callable(term.weight) else term.weight) * share
             label = self._label(key, term)
             if label:
-                metrics[f"{label}loss"] = (float(share.detach()), 0.0)
+                metrics[f"{label}loss"] = (share.detach(), None)
             metrics |= {label + name: _sum_and_count(found, coefficients, batch) for name, found in extra.items()}
         logprobs = scored[None].logprobs.detach() if None in scored else None
         if logprobs is not None:
-            metrics["nll"] = (float(-logprobs.sum()), float(len(logprobs)))
+            metrics["nll"] = (-logprobs.sum(), _number(len(logprobs), logprobs))
         return Loss(value, metrics)
 
     def _forward(self, policy: Scorer, batch: Batch, forward: Forward | None) -> TokenScores:
@@ -266,13 +265,20 @@ def _scaled(weight: float | Callable[[float], float], factor: float) -> float | 
     return (lambda progress: factor * weight(progress)) if callable(weight) else factor * weight
 
 
-def _sum_and_count(values: Tensor, coefficients: Tensor, batch: Batch) -> tuple[float, float]:
-    """Metrics of tokens (sequences) that the term does not count are left out of its averages."""
+def _sum_and_count(values: Tensor, coefficients: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Metrics of tokens (sequences) that the term does not count are left out of its averages; NaN is no value."""
     counted = coefficients != 0
     if len(counted) == len(batch.tokens) != len(values) == batch.sequences:
         counted = batch.sum_by_sequence(counted.float()) > 0
-    kept = values.detach()[counted] if len(values) == len(counted) else values.detach()
-    return float(kept.float().sum()), float(kept.numel())
+    values = values.detach().float()
+    kept = ~values.isnan()
+    if len(values) == len(counted):
+        kept = kept & counted
+    return torch.where(kept, values, 0.0).sum(), kept.sum().float()
+
+
+def _number(value: float, like: Tensor) -> Tensor:
+    return torch.full((), value, dtype=torch.float32, device=like.device)
 
 
 @dataclass(frozen=True)

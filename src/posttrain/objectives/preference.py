@@ -226,7 +226,7 @@ class _Pairs:
         is_chosen = batch.scalar("chosen") > 0
         zeros = torch.zeros(batch.groups, dtype=torch.long, device=batch.group.device)
         order = torch.arange(batch.sequences, device=batch.group.device)
-        sides = [zeros.scatter(0, batch.group[side], order[side]) for side in (is_chosen, ~is_chosen)]
+        sides = [zeros.scatter_reduce(0, batch.group, order * side, "amax") for side in (is_chosen, ~is_chosen)]
         return cls(*sides)
 
     def difference(self, values: Tensor) -> Tensor:

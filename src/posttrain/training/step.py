@@ -6,6 +6,7 @@ from collections.abc import Sequence as List
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def accumulate_gradients(
     parts = micro_batches(sequences, token_budget, layout=policy.layout, keep_groups=objective.keeps_groups)
     cut = [_Part([sequences[row] for row in part], [rows[row] for row in part]) for part in parts]
     values: list[Tensor] = []
-    sums: Sums = {}
+    metrics: list[Mapping[str, tuple[Tensor, Tensor | None]]] = []
     for part in [*cut, *(_fillers(cut, ranks) if is_sharded(policy) else [])]:
         with watch.lap("time/data"):
             batch = collate(part.sequences, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
@@ -117,14 +118,16 @@ def accumulate_gradients(
                 loss.value.backward()  # type: ignore[no-untyped-call]
         if part.counts:
             values.append(loss.value.detach())
-            sums = add_metrics(sums, loss.metrics)
+            metrics.append(loss.metrics)
             result.tokens += len(batch.tokens)
             result.input_tokens += sum(len(sequence) for sequence in part.sequences)
             result.sequences += len(part.sequences)
-    finite = [bool(torch.isfinite(value)) for value in values]
-    result.offending = [s for part, good in zip(cut, finite, strict=True) if not good for s in part.sequences]
+    shares, sums = _read(values, metrics)
+    result.offending = [
+        s for part, value in zip(cut, shares, strict=True) if not isfinite(value) for s in part.sequences
+    ]
     result.micro_batches = len(cut)
-    result.loss = float(sum(values)) if values else 0.0
+    result.loss = sum(shares)
     _join_ranks(result, sums, ranks)
     return result
 
@@ -163,6 +166,21 @@ def score_sequences(
     policy.model.train(training)
     order = [row for part in parts for row in part]
     return [scores for _, scores in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+
+
+def _read(values: List[Tensor], metrics: List[Mapping[str, tuple[Tensor, Tensor | None]]]) -> tuple[list[float], Sums]:
+    """The losses of the micro-batches, and the sums of their metrics: the one time that a step waits for the device."""
+    named = [(name, *pair) for found in metrics for name, pair in found.items()]
+    counts = [count for _, _, count in named if count is not None]
+    tensors = [*values, *(total for _, total, _ in named), *counts]
+    numbers = torch.stack([tensor.float() for tensor in tensors]).tolist() if tensors else []
+    totals, counted = numbers[len(values) : len(values) + len(named)], iter(numbers[len(values) + len(named) :])
+    sums: Sums = {}
+    for (name, _, count), total in zip(named, totals, strict=True):
+        number = 0.0 if count is None else next(counted)
+        if number or count is None:
+            sums = add_metrics(sums, {name: (total, number)})
+    return numbers[: len(values)], sums
 
 
 def _by_sequence(scores: TokenScores, targets: list[int]) -> list[TokenScores]:
