@@ -176,3 +176,32 @@ def test_files_are_hashed_and_samples_made_once(tmp_path: Path, model: Path, mon
     monkeypatch.setattr(context, "samples", None)  # stored tokens need no samples
     assert encoded(context, "train", load_tokenizer(str(model)), Rendering(512)).folder == first.folder
     assert hashed == [path]
+
+
+# --- models ---
+
+
+def test_a_stage_s_model_is_held_like_the_one_it_was_trained_from(tmp_path: Path) -> None:
+    models = {"big": {"path": "tiny", "dtype": "bfloat16", "attention": "eager", "weights": "random"}}
+    stages = {
+        "sft": {**TRAIN, "init_from": "big"},
+        "more": {**TRAIN, "init_from": "sft"},
+        "merged": {"kind": "merge", "models": ["more", "other"]},
+        "other": TRAIN,
+    }
+    context = context_of(tmp_path, data={"train": CHAINS}, models=models, stages=stages)
+    for name in ("sft", "more", "merged"):
+        model = context.model(name)
+        assert (model.dtype, model.attention, model.weights) == ("bfloat16", "eager", "pretrained")
+        assert model.path == str(tmp_path / "run" / "models" / name)
+        assert context.origin(name) == context.model("big")
+    assert context.model("other").dtype == context.model("base").dtype == "float32"
+
+
+def test_a_stage_that_goes_back_to_no_model_is_refused(tmp_path: Path) -> None:
+    stages = {"gen": GENERATE, "sft": {**TRAIN, "init_from": "gen"}, "loop": {**TRAIN, "init_from": "loop"}}
+    context = context_of(tmp_path, data={"train": CHAINS, "ask": CHAINS}, stages=stages)
+    with pytest.raises(UserError, match="model 'gen' is neither 'base', nor in models, nor a train or merge stage"):
+        context.origin("sft")
+    with pytest.raises(UserError, match="'loop' starts from its own output"):
+        context.model("loop")

@@ -42,16 +42,18 @@ class Context:
     # Models
 
     def model(self, name: str) -> Model:
-        """The model that stages call `name`: 'base', one of `models`, or what an earlier stage wrote."""
+        """The model that stages call `name`: 'base', one of `models`, or what an earlier stage wrote.
+
+        What a stage wrote is held (dtype, attention ...) like the model that it goes back to.
+        """
         if name == "base":
             return self.recipe.model
         if name in self.recipe.models:
             return self.recipe.models[name]
         stage = self.recipe.stages.get(name)
         if stage is not None and stage.kind in ("train", "merge"):
-            return self.recipe.model.model_copy(
-                update={"path": str(self.folder / "models" / name), "weights": "pretrained"}
-            )
+            written = {"path": str(self.folder / "models" / name), "weights": "pretrained"}
+            return self.model(self._root(name)).model_copy(update=written)
         known = [
             "base",
             *self.recipe.models,
@@ -63,14 +65,22 @@ class Context:
 
     def origin(self, name: str, *, with_weights: bool = True) -> Model:
         """The model that `name` goes back to: there, with its tokenizer and shape, before any stage has run."""
-        stage = self.recipe.stages.get(name)
-        while stage is not None and name != "base" and name not in self.recipe.models:
-            self.model(name)
-            name = stage.init_from if stage.kind == "train" else stage.models[0]  # type: ignore[union-attr]
-            stage = self.recipe.stages.get(name)
-        model = self.model(name)
+        model = self.model(self._root(name))
         model_path(model.path, with_weights=with_weights and model.weights == "pretrained")
         return model
+
+    def _root(self, name: str) -> str:
+        """What `name` goes back to through the stages that made it; a name that is no model stays as it is."""
+        seen: set[str] = set()
+        while name != "base" and name not in self.recipe.models and name not in seen:
+            seen.add(name)
+            stage = self.recipe.stages.get(name)
+            if stage is None or stage.kind not in ("train", "merge"):
+                return name
+            name = stage.init_from if stage.kind == "train" else stage.models[0]
+        if name in seen:
+            raise UserError(f"stage '{name}' starts from its own output: give it another model to start from")
+        return name
 
     # Data
 
