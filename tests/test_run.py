@@ -214,3 +214,14 @@ def test_the_folder_of_another_recipe_is_refused_and_left_as_it_is(whole: Path, 
     with pytest.raises(UserError, match=r"another recipe.*stages\.sft\.lr: 0\.03 there, 0\.01 here"):
         run_quietly(small_recipe(tiny, whole, other))
     assert (whole / "manifest.json").read_bytes() == before
+
+
+def test_a_stage_added_above_an_interrupted_one_keeps_what_it_wrote(tiny: Path, tmp_path: Path) -> None:
+    sft = {"kind": "train", "steps": 6, "checkpoint_every": 2}
+    recipe = small_recipe(tiny, tmp_path / "run", {"sft": sft})
+    process = start(die_while_saving, recipe.model_dump(mode="json"), 2)
+    process.join(60)
+    before = {"kind": "evaluate", "max_new_tokens": 6}
+    run_quietly(small_recipe(tiny, tmp_path / "run", {"before": before, "sft": sft}))
+    assert (tmp_path / "run" / "samples" / "before.jsonl").read_text().count("\n") == 10
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]

@@ -52,7 +52,7 @@ class Manifest:
             if old and old.get("fingerprint") not in (None, context.stage_fingerprint(name)):
                 if old.get("status") == "finished" or (folder / "checkpoints" / name).exists():
                     raise UserError(_foreign(folder, name, found or {}, recipe))
-                old = new | ({"journal": old["journal"]} if "journal" in old else {})  # it left nothing to go on from
+                old = new  # it left nothing to go on from
             entries[name] = old or new
         content = {
             "name": recipe.name,

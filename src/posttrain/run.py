@@ -145,8 +145,8 @@ def _run_stage(context: Context, manifest: Manifest, name: str) -> None:
         _clear_checkpoints(context, name)
         context.terminal.event("skipped", f"[dim]{escape(name)}: done before, skipped[/dim]", stage=name)
         return
-    start = context.journal.begin_stage(entry.get("journal"))
-    manifest.update(name, status="running", fingerprint=fingerprint, journal=start)
+    context.journal.begin_stage(name)
+    manifest.update(name, status="running", fingerprint=fingerprint)
     before, started = float(entry.get("seconds", 0.0)), time.perf_counter()
     status, summary = "failed", dict[str, Any]()
     try:
