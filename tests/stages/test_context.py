@@ -205,3 +205,23 @@ def test_a_stage_that_goes_back_to_no_model_is_refused(tmp_path: Path) -> None:
         context.origin("sft")
     with pytest.raises(UserError, match="'loop' starts from its own output"):
         context.model("loop")
+
+
+# --- how answers are compared ---
+
+
+def test_the_way_of_comparing_goes_with_a_sample_through_generated_and_curated_data(tmp_path: Path) -> None:
+    path = write(tmp_path / "own.jsonl", question("the capital of France?", "#### Paris"))
+    data = {"own": {"path": path, "verify": "exact"}, "same": {"path": path, "verify": "number"}, "plain": path}
+    context = context_of(tmp_path, data=data, stages={"gen": {**GENERATE, "data": "own"}})
+    (sample,) = context.samples(context.data("own"))
+    (tmp_path / "run" / "data").mkdir(parents=True)
+    write(tmp_path / "run" / "data" / "gen.jsonl", sample.to_json())
+    (again,) = context.samples(context.data("gen"))
+    assert again.id == sample.id
+    for asked in (sample, again):
+        assert context.verify(asked, "<answer>Paris</answer>").value == 1
+        assert context.verify(asked, "<answer>London</answer>").value == 0
+    for name in ("same", "plain"):
+        (number,) = context.samples(context.data(name))
+        assert context.verify(number, "<answer>Paris</answer>").value != 1, "two data sets of one file, two ways"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,9 @@ from posttrain.training.journal import Journal
 from posttrain.training.ranks import Ranks
 
 Verify = Callable[[Sample, str], Score]
+
+WAYS: dict[str, Verify] = {"number": verify_number, "exact": verify_exact}
+"""How answers to a file's questions are compared: `Data.verify`."""
 
 LARGE_FILE = 256 * 2**20
 """Weights beyond this are named by size and time of change instead of by content: hashing them would take minutes."""
@@ -118,7 +122,11 @@ class Context:
             return task.samples(data.count or 1, data.seed, difficulty=data.difficulty, style=data.style)
         if data.stage is not None:
             return read_samples(self._written(data.stage), shape="sample", limit=data.count)
-        return read_samples(str(data.path), shape=data.shape, split=data.split, columns=data.columns, limit=data.count)
+        found = read_samples(str(data.path), shape=data.shape, split=data.split, columns=data.columns, limit=data.count)
+        if "verify" not in data.model_fields_set:
+            return found
+        # Written into the sample, so that it is still known behind the stages that it goes through.
+        return (replace(sample, meta={**sample.meta, "verify": data.verify}) for sample in found)
 
     def _written(self, stage: str) -> str:
         """The file that a stage has written."""
@@ -132,22 +140,12 @@ class Context:
         task = self._tasks.get(sample.task)
         if task is not None:
             return task.verify(sample, answer)
-        return self._file_verifiers.get(str(sample.meta.get("source")), verify_number)(sample, answer)
+        return WAYS.get(str(sample.meta.get("verify")), verify_number)(sample, answer)
 
     @cached_property
     def _tasks(self) -> dict[str, Task]:
         specs = [leaf.task for data in self.recipe.data.values() for leaf in leaves(data) if leaf.task is not None]
         return {task.name: task for task in (self._task(spec) for spec in specs)}
-
-    @cached_property
-    def _file_verifiers(self) -> dict[str, Verify]:
-        ways: dict[str, Verify] = {"number": verify_number, "exact": verify_exact}
-        return {
-            str(data.path): ways[data.verify]
-            for whole in self.recipe.data.values()
-            for data in leaves(whole)
-            if data.path is not None
-        }
 
     def _task(self, spec: str | dict[str, Any]) -> Task:
         name, options = tasks.options(spec)
