@@ -225,3 +225,24 @@ def test_a_stage_added_above_an_interrupted_one_keeps_what_it_wrote(tiny: Path, 
     run_quietly(small_recipe(tiny, tmp_path / "run", {"before": before, "sft": sft}))
     assert (tmp_path / "run" / "samples" / "before.jsonl").read_text().count("\n") == 10
     assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_starting_over_moves_a_run_aside_and_nothing_else(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    recipe = small_recipe(tiny, folder, {"clean": {"kind": "curate", "steps": ["deduplicate"]}}, resume=False)
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        run_quietly(recipe)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    (folder / "notes.txt").unlink()
+    run_quietly(recipe)
+    (folder / "manifest.json").write_text("damaged")
+    run_quietly(recipe)
+    assert (tmp_path / "run.old-1" / "manifest.json").read_text() == "damaged"
+    assert manifest(folder)["status"] == "finished"
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="go elsewhere first"):
+        run_quietly(recipe.model_copy(update={"out": "."}))

@@ -36,15 +36,19 @@ class Manifest:
     def open(cls, context: Context) -> "Manifest":
         """The manifest of the run folder, or a new one; nothing is written yet.
 
-        Raises `UserError` when the folder holds a run of another recipe, or files that are no run; with `resume: false`
-        both are moved aside later, when the run starts.
+        Raises `UserError` when the folder holds files that are no run, or a run of another recipe; with `resume: false`
+        a run is moved aside later, when the new one starts.
         """
         recipe, folder = context.recipe, context.folder
         if folder.exists() and not folder.is_dir():
             raise UserError(f"the run folder '{folder}' is a file; give another folder with out=...")
         found = _read_manifest(folder) if recipe.resume else None
-        if recipe.resume and found is None and folder.exists() and not _is_blank(folder):
+        if not (folder / "manifest.json").is_file() and folder.exists() and not _is_blank(folder):
             raise UserError(f"folder '{folder}' is not empty and holds no run; give another folder with out=...")
+        if not recipe.resume and Path.cwd().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"resume=false moves the run folder '{folder}' aside, but it is worked in: go elsewhere first"
+            )
         entries = {}
         for name, stage in recipe.stages.items():
             old = (found or {}).get("stages", {}).get(name)
@@ -77,7 +81,8 @@ class Manifest:
         With `resume: false` an earlier run in the folder is moved aside first, never overwritten.
         """
         folder = self.context.folder
-        if not self.context.recipe.resume and folder.exists() and self.context.ranks.is_main:
+        is_run = (folder / "manifest.json").is_file()
+        if not self.context.recipe.resume and is_run and self.context.ranks.is_main:
             folder.rename(_free_name(folder))
         self.context.ranks.wait()
         self._write()
