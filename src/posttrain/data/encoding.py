@@ -68,9 +68,9 @@ def encode(
     """Render every sample and store the sequences; open the stored ones instead where the same were made before.
 
     `content` names the data (`readers.fingerprint` of a file), so that a cached data set is found without reading
-    them; a list of samples is named by its ids. Without `cache_dir` the files live as long as the data set. `pairs`
-    encodes both sides of preference pairs. `deduplicate` drops samples whose id came before. `progress` is called
-    with the number of rows read so far.
+    them; a list of samples is named by their ids and scalars. Without `cache_dir` the files live as long as the data
+    set. `pairs` encodes both sides of preference pairs. `deduplicate` drops samples whose id came before. `progress` is
+    called with the number of rows read so far.
 
     Raises `UserError`, with counts and examples, when nothing is kept, or when more than the share `max_refused` of
     the rows is refused (duplicates and overlong rows are counted, but take no part in the share).
@@ -110,7 +110,7 @@ def _counted(
     seen: set[str] = set()
     for number, sample in enumerate(samples, 1):
         report.rows += 1
-        name(sample.id.encode())
+        name(_name(sample))
         if deduplicate and sample.id in seen:
             report.duplicates += 1
             continue
@@ -151,7 +151,7 @@ def _store(
     report.kept += 1
     report.truncated += any(side.truncated for side in sides)
     for side in sides:
-        writer.add(side.sequence)
+        writer.add(side.sequence, sample.scalars)
         report.tokens += len(side.sequence)
         report.trained_tokens += side.sequence.targets
 
@@ -184,10 +184,15 @@ def _key(name: str, maker: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def _name(sample: Sample) -> bytes:
+    """What a sample adds to the name of a data set: its id, and the numbers that go with it."""
+    return (sample.id + (json.dumps(dict(sample.scalars), sort_keys=True) if sample.scalars else "")).encode()
+
+
 def _ids_digest(samples: List[Sample]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for sample in samples:
-        digest.update(sample.id.encode())
+        digest.update(_name(sample))
     return digest.hexdigest()
 
 

@@ -5,12 +5,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from posttrain.data.row_shapes import RowError, check_columns, check_shape, detect_shape, read_row, rename
+from posttrain.data.row_shapes import RowError, check_columns, check_shape, detect_shape, read_row, read_scalars, rename
 from posttrain.data.sample import Sample
 from posttrain.errors import UserError, nearest
 
@@ -34,14 +35,15 @@ def read_samples(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    scalars: List[str] = (),
 ) -> Iterator[Sample]:
     """Samples of a .jsonl, .json, .parquet or .csv file, a folder of `datasets.save_to_disk`, or a hub name.
 
     A hub name is `owner/name` or `owner/name:configuration`; it is looked up only where no such file or folder is.
     `shape` names one of `row_shapes.SHAPES`; `auto` takes the one that fits the columns of the first row. `split`
     picks a part of a folder or hub data set (default: `train`, or the only one). `columns` renames: their name -> ours.
-    `limit` stops after so many rows. `Sample.meta` gets `source` and `row` (the line in a .jsonl file, otherwise the
-    number of the row, from 1).
+    `limit` stops after so many rows. `scalars`: columns of numbers that go into `Sample.scalars`.
+    `Sample.meta` gets `source` and `row` (the line in a .jsonl file, otherwise the number of the row, from 1).
 
     Raises `UserError`: at once for a missing or unknown file; at its row for a bad one, with file, line and field; at
     the end for a file without rows.
@@ -51,7 +53,7 @@ def read_samples(
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; it has to be at least 1, or none")
     source = _open(path_or_name, split)
-    return _samples(source, shape, columns or {}, limit)
+    return _samples(source, shape, columns or {}, limit, scalars)
 
 
 def fingerprint(
@@ -79,7 +81,9 @@ def fingerprint(
     return digest.hexdigest()
 
 
-def _samples(source: _Source, shape: str, columns: Mapping[str, str], limit: int | None) -> Iterator[Sample]:
+def _samples(
+    source: _Source, shape: str, columns: Mapping[str, str], limit: int | None, scalars: List[str]
+) -> Iterator[Sample]:
     read = 0
     for number, row in islice(source.rows, limit):
         try:
@@ -90,7 +94,7 @@ def _samples(source: _Source, shape: str, columns: Mapping[str, str], limit: int
                 shape = detect_shape(renamed)
             sample = read_row(renamed, shape)
             meta = {**sample.meta, "source": source.name, "row": number}
-            sample = replace(sample, meta=meta)
+            sample = replace(sample, meta=meta, scalars={**sample.scalars, **read_scalars(renamed, scalars)})
             sample.id  # noqa: B018  half of a surrogate pair has no UTF-8 form: found here, not in the tokenizer
         except RowError as error:
             seen = "" if shape == "auto" else f" (read as shape '{shape}')"

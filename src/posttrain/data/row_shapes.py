@@ -4,6 +4,7 @@ Rows are checked here, before anything loads: a bad one raises `RowError`, and t
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,16 @@ def read_row(row: Row, shape: str) -> Sample:
                 f"Rename with columns: {{<their name>: {column}}}, or choose another shape"
             )
     return SHAPES[shape].read(row)
+
+
+def read_scalars(row: Row, names: Iterable[str]) -> dict[str, float]:
+    """The numbers in these columns of a row. Raises `RowError`."""
+    values: dict[str, float] = {}
+    for name in names:
+        if row.get(name) is None:
+            raise RowError(f"column '{name}', named in scalars, is not here: {nearest(name, row)}")
+        values[name] = _number(row[name], name)
+    return values
 
 
 def detect_shape(columns: Iterable[str]) -> str:
@@ -116,7 +127,11 @@ def _sample(row: Row) -> Sample:
         raise RowError(f"'task' is {found(task)}; it has to be the name of a task")
     if not isinstance(meta, Mapping):
         raise RowError(f"'meta' is {found(meta)}; it has to be an object")
-    return Sample(prompt, response, rejected, _answer(row), task, _tools(row), meta=dict(meta))
+    scalars = row.get("scalars") or {}
+    if not isinstance(scalars, Mapping):
+        raise RowError(f"'scalars' is {found(scalars)}; it has to be an object of numbers")
+    numbers = {name: _number(value, f"scalars.{name}") for name, value in scalars.items() if value is not None}
+    return Sample(prompt, response, rejected, _answer(row), task, _tools(row), meta=dict(meta), scalars=numbers)
 
 
 def _messages(row: Row) -> Sample:
@@ -184,7 +199,7 @@ def _question_answer(row: Row) -> Sample:
 
 
 SHAPES: dict[str, RowShape] = {
-    "sample": RowShape(("prompt",), ("response", "rejected", "answer", "task", "tools", "meta"), _sample),
+    "sample": RowShape(("prompt",), ("response", "rejected", "answer", "task", "tools", "meta", "scalars"), _sample),
     "messages": RowShape(("messages",), ("tools", "answer"), _messages),
     "completion": RowShape(("prompt", "completion"), ("tools", "answer"), _completion),
     "preference": RowShape(("chosen", "rejected"), ("prompt", "tools"), _preference),
@@ -207,6 +222,16 @@ def _text(row: Row, field: str) -> str:
     if not value.strip():
         raise RowError(f"'{field}' is empty")
     return value
+
+
+def _number(value: object, field: str) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise RowError(f"'{field}' is {found(value)}; it has to be a number") from None
+    if not math.isfinite(number):
+        raise RowError(f"'{field}' is {number}; it has to be a finite number")
+    return number
 
 
 def _list(value: object, field: str) -> list[Any]:

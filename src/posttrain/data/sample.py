@@ -18,6 +18,7 @@ class Sample:
     `prompt` holds every turn before the response; earlier assistant turns may be among them. `response` starts with an
     assistant turn; it is empty for an unlabelled prompt. `rejected` is the other response of a preference pair.
     `answer` is what the task's verifier compares with. `tools` and `images` ride along in the Hugging Face formats.
+    `scalars` are numbers that a loss reads (`reference_score` ...); they take no part in `id`.
     `meta` is free (`style`, `difficulty`, `source` and `line` of a file row ...) and takes no part in `id`.
     """
 
@@ -29,6 +30,7 @@ class Sample:
     tools: tuple[dict[str, Any], ...] = ()
     images: tuple[Any, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def id(self) -> str:
@@ -66,6 +68,8 @@ class Sample:
             row["tools"] = list(self.tools)
         if self.meta:
             row["meta"] = dict(self.meta)
+        if self.scalars:
+            row["scalars"] = dict(self.scalars)
         return row
 
     @staticmethod
@@ -79,6 +83,7 @@ class Sample:
             task=row.get("task", ""),
             tools=tuple(row.get("tools", ())),
             meta=row.get("meta", {}),
+            scalars=row.get("scalars", {}),
         )
 
 

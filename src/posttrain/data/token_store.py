@@ -2,10 +2,12 @@
 
 A store is a folder: `tokens.bin` int32, `target.bin` bool and `origin.bin` uint8 hold all sequences end to end,
 `offsets.bin` int64 says where each starts, `targets.bin` int64 how many of its tokens are trained, `ids.bin` holds the
-sample ids (16 characters each), `store.json` the report.
+sample ids (16 characters each), `scalars.bin` float32 `[names, S]` the scalars (NaN: none), `store.json` their names
+and the report.
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -22,11 +24,16 @@ import numpy.typing as npt
 
 from posttrain.data.sequence import Sequence
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raised when the files or the meaning of the tokens in them change."""
 
 _FLAT = {"tokens": np.dtype(np.int32), "target": np.dtype(np.bool_), "origin": np.dtype(np.uint8)}
-_INDEX = {"offsets": np.dtype(np.int64), "targets": np.dtype(np.int64), "ids": np.dtype("S16")}
+_INDEX = {
+    "offsets": np.dtype(np.int64),
+    "targets": np.dtype(np.int64),
+    "ids": np.dtype("S16"),
+    "scalars": np.dtype(np.float32),
+}
 _UNFINISHED = ".unfinished-"
 _DAY = 24 * 3600
 
@@ -67,7 +74,8 @@ class Report:
 class EncodedDataset:
     """Sequences by index, read from memory-mapped files.
 
-    `lengths[S]` and `targets[S]` int64: tokens and trained tokens of each sequence. `sample_ids[S]`: bytes. With
+    `lengths[S]` and `targets[S]` int64: tokens and trained tokens of each sequence. `sample_ids[S]`: bytes.
+    `scalars`: `[S]` float32 by name, NaN where a sequence has none. With
     `pairs`, sequence 2i is the chosen side and 2i + 1 the rejected side of a pair.
     """
 
@@ -81,6 +89,9 @@ class EncodedDataset:
         self.sample_ids = _mapped(folder, "ids")
         self.targets: npt.NDArray[np.int64] = _mapped(folder, "targets")
         self.lengths: npt.NDArray[np.int64] = np.diff(self._offsets)
+        names = stored["scalars"]
+        values: Any = _mapped(folder, "scalars").reshape(len(names), len(self)) if names else []
+        self.scalars: dict[str, npt.NDArray[np.float32]] = dict(zip(names, values, strict=True))
         self._temporary = temporary  # the files of a data set without a cache go when it goes
 
     def __len__(self) -> int:
@@ -93,9 +104,20 @@ class EncodedDataset:
         part = slice(int(self._offsets[index]), int(self._offsets[index + 1]))
         tokens, target, origin = (self._flat[name][part] for name in _FLAT)
         sample_id = self.sample_ids[index].decode()
+        scalars = {
+            name: float(values[index]) for name, values in self.scalars.items() if values[index] == values[index]
+        }
         if not self.pairs:
-            return Sequence(tokens, target, origin, sample_id)
-        return Sequence(tokens, target, origin, sample_id, group=sample_id, scalars={"chosen": 1.0 - index % 2})
+            return Sequence(tokens, target, origin, sample_id, scalars=scalars)
+        scalars["chosen"] = 1.0 - index % 2
+        return Sequence(tokens, target, origin, sample_id, group=sample_id, scalars=scalars)
+
+    def kinds(self) -> list[Sequence]:
+        """The first sequence (pair), and the first that lacks each scalar: what one can be asked, all can."""
+        first = [0, *(int(np.isnan(values).argmax()) for values in self.scalars.values())]
+        sides = {row - row % 2 + side for row in first for side in (0, 1)}
+        rows = sorted(sides if self.pairs else set(first))
+        return [self[row] for row in rows]
 
     def __iter__(self) -> Iterator[Sequence]:
         return (self[index] for index in range(len(self)))
@@ -108,9 +130,14 @@ class StoreWriter:
         self.folder = folder
         self._flat = {name: files.enter_context((folder / f"{name}.bin").open("wb")) for name in _FLAT}
         self._offsets, self._targets, self._ids = array("q", [0]), array("q"), bytearray()
+        self._scalars: dict[str, array[float]] = {}
 
-    def add(self, sequence: Sequence) -> None:
-        """Append one sequence."""
+    def add(self, sequence: Sequence, scalars: Mapping[str, float] | None = None) -> None:
+        """Append one sequence, with the scalars of its sample."""
+        for name, value in (scalars or {}).items():
+            values = self._scalars.setdefault(name, array("f"))
+            values.extend([math.nan] * (len(self._targets) - len(values)))
+            values.append(value)
         for name, file in self._flat.items():
             file.write(getattr(sequence, name).astype(_FLAT[name], copy=False).tobytes())
         self._offsets.append(self._offsets[-1] + len(sequence))
@@ -124,7 +151,11 @@ class StoreWriter:
         """
         for name, values in (("offsets", self._offsets), ("targets", self._targets), ("ids", self._ids)):
             (self.folder / f"{name}.bin").write_bytes(values)
-        stored = {"pairs": pairs, "report": asdict(report)}
+        for scalars in self._scalars.values():
+            scalars.extend([math.nan] * (len(self._targets) - len(scalars)))
+        if self._scalars:
+            (self.folder / "scalars.bin").write_bytes(b"".join(values.tobytes() for values in self._scalars.values()))
+        stored = {"pairs": pairs, "scalars": list(self._scalars), "report": asdict(report)}
         (self.folder / "store.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8")
         for file in self._flat.values():
             file.flush()

@@ -133,7 +133,7 @@ class Term:
         if name not in sequence.scalars:
             raise UserError(
                 f"objective '{self.name}': sample {sequence.sample_id} has no scalar '{name}': "
-                f"{nearest(name, sequence.scalars)}"
+                f"{nearest(name, sequence.scalars)} (data read the columns of numbers that their 'scalars' name)"
             )
         return float(sequence.scalars[name])
 
@@ -190,6 +190,14 @@ class Objective:
         for prepare in dict.fromkeys(term.prepare for term in self.terms):
             sequences = sequences if prepare is None else prepare(sequences, score, gather)
         return sequences
+
+    def check(self, sequences: List[Sequence]) -> None:
+        """Raises `UserError` where sequences, as data give them, lack what a term reads and does not prepare."""
+        for term in self.terms:
+            prepared = term.prepare is not None
+            measures = [s.target.astype(np.float64) if prepared else term.measure(s) for s in sequences]
+            if term.check is not None:
+                term.check(sequences, measures)
 
     def coefficients(self, sequences: List[Sequence], gather: Gather = alone) -> list[dict[str, Measure]]:
         """For each sequence of this rank's share of the step: what each term's reduction gives its tokens.

@@ -34,6 +34,7 @@ class Data(Strict):
         "auto", description="auto, messages, completion, preference, alpaca, sharegpt, question_answer, sample"
     )
     columns: dict[str, str] = Field({}, description="renames columns: theirs -> ours")
+    scalars: list[str] = Field([], description="columns of numbers that a loss reads: reference_score, negative ...")
     task: Piece | None = Field(None, description="a task by name: its problems and demonstrations")
     count: PositiveInt | None = Field(None, description="how many samples (of a task); at most how many (of a file)")
     seed: int = Field(0, ge=0, description="which problems of a task")

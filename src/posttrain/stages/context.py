@@ -122,7 +122,14 @@ class Context:
             return task.samples(data.count or 1, data.seed, difficulty=data.difficulty, style=data.style)
         if data.stage is not None:
             return read_samples(self._written(data.stage), shape="sample", limit=data.count)
-        found = read_samples(str(data.path), shape=data.shape, split=data.split, columns=data.columns, limit=data.count)
+        found = read_samples(
+            str(data.path),
+            shape=data.shape,
+            split=data.split,
+            columns=data.columns,
+            limit=data.count,
+            scalars=data.scalars,
+        )
         if "verify" not in data.model_fields_set:
             return found
         # Written into the sample, so that it is still known behind the stages that it goes through.

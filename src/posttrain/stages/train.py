@@ -31,7 +31,6 @@ from posttrain.training.optimisers import build_optimiser
 from posttrain.training.schedules import learning_rate_factor
 from posttrain.training.sharding import model_state, shard
 
-
 LARGE_MODEL, HIGH_RATE = 50 * 10**6, 1e-4
 
 
@@ -58,6 +57,7 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
         notes = (f"the data come from stage '{data.stage}': steps and tokens are known once it has run",)
         return Plan(numbers | {"memory": _memory(stage, origin, shape, objective, moved)}, notes)
     dataset = encoded(context, stage.data, tokenizer, rendering_of(stage, shape.model), pairs=objective.needs_pairs)
+    objective.check(dataset.kinds())
     source = _source(context, stage, dataset)
     steps = stage.steps or source.steps
     report, samples = dataset.report, dataset.report.kept
