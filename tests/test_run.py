@@ -246,3 +246,19 @@ def test_starting_over_moves_a_run_aside_and_nothing_else(
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match="go elsewhere first"):
         run_quietly(recipe.model_copy(update={"out": "."}))
+
+
+def test_a_second_process_in_a_run_folder_is_refused(recipe: Recipe) -> None:
+    process = start(run_in_process, recipe.model_dump(mode="json"))
+    wait_for_rows(Path(recipe.folder), 1, process)
+    for other in (recipe, recipe.model_copy(update={"resume": False})):
+        with pytest.raises(UserError, match="another process is running in folder"):
+            run_quietly(other)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join(60)
+    assert manifest(Path(recipe.folder))["status"] == "running", "the second one has changed nothing"
+    only = recipe.model_copy(
+        update={"resume": False, "stages": {"after": recipe.stages["after"].model_copy(update={"model": "base"})}}
+    )
+    run_quietly(only)
+    run_quietly(only)

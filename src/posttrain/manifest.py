@@ -1,5 +1,6 @@
 """`manifest.json` of a run folder: the recipe, what it ran on, and what became of each stage."""
 
+import fcntl
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -20,11 +21,16 @@ from posttrain.stages import Context
 PACKAGES = ("posttrain", "torch", "transformers", "accelerate", "peft", "datasets", "numpy")
 
 
+LOCK = ".lock"
+"""Held by the process that runs in a folder."""
+
+
 class Manifest:
     """`manifest.json`: the recipe, what it ran on, and what became of each stage. Written whole at every change."""
 
     def __init__(self, context: Context, content: dict[str, Any]) -> None:
         self.context, self.content = context, content
+        self._lock: TextIO | None = None
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -78,16 +84,21 @@ class Manifest:
     def start(self) -> None:
         """Publish the manifest and the resolved recipe.
 
-        With `resume: false` an earlier run in the folder is moved aside first, never overwritten.
+        With `resume: false` an earlier run in the folder is moved aside first, never overwritten. Raises `UserError`
+        when another process runs in the folder; `finish` lets others in again.
         """
-        folder = self.context.folder
-        is_run = (folder / "manifest.json").is_file()
-        if not self.context.recipe.resume and is_run and self.context.ranks.is_main:
-            folder.rename(_free_name(folder))
-        self.context.ranks.wait()
+        self.context.ranks.on_main(self._enter)
         self._write()
         if self.context.ranks.is_main:
             (self.context.folder / "recipe.yaml").write_text(to_yaml(self.context.recipe), encoding="utf-8")
+
+    def _enter(self) -> None:
+        folder = self.context.folder
+        self._lock = _locked(folder)
+        if not self.context.recipe.resume and (folder / "manifest.json").is_file():
+            folder.rename(_free_name(folder))
+            self._lock.close()
+            self._lock = _locked(folder)
 
     def update(self, stage: str, **fields: Any) -> None:
         """Change a stage's entry."""
@@ -97,7 +108,11 @@ class Manifest:
     def finish(self, status: str, error: str | None = None) -> None:
         """The run has ended."""
         self.content |= {"status": status, "error": error}
-        self._write()
+        try:
+            self._write()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
     def _write(self) -> None:
         if not self.context.ranks.is_main:
@@ -115,7 +130,27 @@ class Manifest:
 
 def _is_blank(folder: Path) -> bool:
     """Empty, but for what a run left that was killed while it wrote its first file."""
-    return all(path.name == "manifest.json.partial" for path in folder.iterdir())
+    return all(path.name in ("manifest.json.partial", LOCK) for path in folder.iterdir())
+
+
+def _locked(folder: Path) -> TextIO:
+    """The open lock file of a run folder, which is free again when the file is closed or the process has ended."""
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"another process is running in folder '{folder}': wait until it has ended, or give another with out=..."
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
