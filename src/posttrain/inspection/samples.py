@@ -184,7 +184,7 @@ def _inspect_questions(context: Context, name: str, stage: Evaluate | Generate, 
     origin = context.origin(stage.model, with_weights=False)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
     samples = questions(context, stage.data)
-    rendering = Rendering(shape.context, template=stage.template)
+    rendering = Rendering(shape.context, template=stage.template, template_options=stage.template_options)
     prompts = []
     with context.terminal.bar("rendering prompts", len(samples), "prompts") as bar:
         for sample in samples:

@@ -86,7 +86,11 @@ class Decoding(Strict):
 class Rendered(Strict):
     """How samples become tokens."""
 
-    template: Literal["chat", "none"] = Field("chat", description="'none': plain text, then the end-of-text token")
+    template: Literal["chat", "none"] = Field("chat", description="'none': plain text")
+    template_options: dict[str, Any] = Field(
+        {}, description="passed to the chat template: {enable_thinking: false} ..."
+    )
+    append_eos: bool = Field(True, description="template none: the end-of-text token ends an answer, and is trained")
     loss_on: Literal["last", "all"] = Field("last", description="train the last assistant turn, or every one")
     max_length: PositiveInt | None = Field(None, description="tokens; default: what the model can read")
     overlong: Literal["drop", "truncate", "error"] = Field("drop", description="what happens to longer samples")
@@ -160,6 +164,9 @@ class Evaluate(Decoding):
     model: str = Field("base", description="'base', a name in models, or an earlier train or merge stage")
     data: str = Field("test", description="name of a data set")
     template: Literal["chat", "none"] = "chat"
+    template_options: dict[str, Any] = Field(
+        {}, description="passed to the chat template: {enable_thinking: false} ..."
+    )
 
 
 class Generate(Decoding):
@@ -169,6 +176,9 @@ class Generate(Decoding):
     model: str = "base"
     data: str = Field("train", description="name of a data set: its prompts")
     template: Literal["chat", "none"] = "chat"
+    template_options: dict[str, Any] = Field(
+        {}, description="passed to the chat template: {enable_thinking: false} ..."
+    )
     keep: Literal["all", "right", "wrong"] = Field("right", description="by the verifier; one row for each kept answer")
     temperature: float = Field(1.0, ge=0)
 

@@ -1,6 +1,6 @@
 """Drawing answers to a data set's questions and scoring them: evaluation, self-generated data, watching a training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -58,7 +58,9 @@ def plan_questions(context: Context, decoding: Evaluate | Generate) -> dict[str,
         return {"answers_each": decoding.n}
     samples = questions(context, decoding.data)
     some = samples[:PLANNED_PROMPTS]
-    prompts = prompts_of(some, tokenizer, decoding.template, decoding.max_new_tokens, shape.context)
+    prompts = prompts_of(
+        some, tokenizer, decoding.template, decoding.max_new_tokens, shape.context, decoding.template_options
+    )
     longest = max(len(prompt) for prompt in prompts.values())
     return {"problems": len(samples), "answers": len(samples) * decoding.n, "longest_prompt": longest}
 
@@ -82,6 +84,7 @@ def ask(
     template: Template,
     name: str,
     *,
+    template_options: Mapping[str, Any],
     step: int | None = None,
     seed: int = 0,
     record: Callable[[Answer], None] | None = None,
@@ -89,10 +92,12 @@ def ask(
 ) -> EvaluationResult:
     """Draw `decoding.n` answers to every sample with the policy as it is, score and summarise them."""
     tokenizer: Any = policy.tokenizer
-    prompts = prompts_of(samples, tokenizer, template, decoding.max_new_tokens, policy.context_length)
+    prompts = prompts_of(samples, tokenizer, template, decoding.max_new_tokens, policy.context_length, template_options)
     engine = LocalEngine(policy.model, tokenizer, slots=decoding.slots, progress=progress)
     # A base model's own end token is often not the one that the chat template, and so its training, ends a turn with.
-    ends = turn_end_tokens(tokenizer, Rendering(policy.context_length, template=template))
+    ends = turn_end_tokens(
+        tokenizer, Rendering(policy.context_length, template=template, template_options=template_options)
+    )
     with policy.computing():
         return evaluate(
             engine,

@@ -1,7 +1,6 @@
 """Data sets as tokens, for the stages that score or train them."""
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,14 @@ def rendering_of(stage: Train, model: Any) -> Rendering:
     if stage.max_length is not None and stage.max_length > context:
         raise UserError(f"max_length is {stage.max_length}, but the model reads at most {context} tokens")
     length = stage.max_length or min(context, 2**20)
-    return Rendering(length, template=stage.template, loss_on=stage.loss_on, overlong=stage.overlong)
+    return Rendering(
+        length,
+        template=stage.template,
+        loss_on=stage.loss_on,
+        overlong=stage.overlong,
+        append_eos=stage.append_eos,
+        template_options=stage.template_options,
+    )
 
 
 def encoded(
@@ -88,14 +94,19 @@ def _rows(data: Data) -> int | None:
 
 
 def prompts_of(
-    samples: list[Sample], tokenizer: Any, template: str, room: int, limit: int
+    samples: list[Sample],
+    tokenizer: Any,
+    template: str,
+    room: int,
+    limit: int,
+    template_options: Mapping[str, Any],
 ) -> dict[str, npt.NDArray[np.int32]]:
     """Tokens of every sample's prompt by sample id.
 
     Raises `UserError` that names the longest prompt when it leaves no room for `room` new tokens within `limit`.
     """
-    render = partial(render_prompt, tokenizer=tokenizer, rendering=Rendering(limit, template=template))  # type: ignore[arg-type]
-    prompts = {sample.id: render(sample) for sample in samples}
+    rendering = Rendering(limit, template=template, template_options=template_options)  # type: ignore[arg-type]
+    prompts = {sample.id: render_prompt(sample, tokenizer, rendering) for sample in samples}
     longest = max(prompts, key=lambda key: len(prompts[key]))
     if len(prompts[longest]) + room > limit:
         raise UserError(

@@ -49,6 +49,7 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
             stage,
             stage.template,
             name,
+            template_options=stage.template_options,
             seed=context.recipe.seed,
             record=record,
             progress=counting(context, bar),
@@ -78,7 +79,7 @@ def _log_likelihood(policy: Policy, samples: list[Sample], stage: Evaluate) -> d
     shown = [sample for sample in samples if sample.response]
     if not shown:
         return {}
-    rendering = Rendering(policy.context_length, template=stage.template)
+    rendering = Rendering(policy.context_length, template=stage.template, template_options=stage.template_options)
     rendered = [render(sample, policy.tokenizer, rendering) for sample in shown]
     sequences = [sequence for sequence in rendered if not isinstance(sequence, Refusal)]
     return {"log_likelihood": mean_logprob(policy, sequences, LIKELIHOOD_TOKENS)} if sequences else {}

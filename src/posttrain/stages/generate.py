@@ -41,6 +41,7 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
             stage,
             stage.template,
             name,
+            template_options=stage.template_options,
             seed=context.recipe.seed,
             record=answers.append,
             progress=counting(context, bar),

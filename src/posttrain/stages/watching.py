@@ -33,7 +33,7 @@ def check_watch(context: Context, stage: Train, tokenizer: Any, limit: int) -> N
     if context.data(watch.data).stage is None:
         samples = watched(context, watch)
         if watch.generate:
-            prompts_of(samples, tokenizer, stage.template, watch.max_new_tokens, limit)
+            prompts_of(samples, tokenizer, stage.template, watch.max_new_tokens, limit, stage.template_options)
     known = (HELD_OUT, *(SHOWN if watch.generate else ()))
     if rule is not None and rule.metric not in known and not (watch.generate and "@" in rule.metric):
         raise UserError(f"early_stopping.metric '{rule.metric}' is not measured here: {nearest(rule.metric, known)}")
@@ -70,6 +70,7 @@ class Watcher:
             self.watch,
             self.stage.template,
             self.name,
+            template_options=self.stage.template_options,
             step=step,
             seed=self.context.recipe.seed,
             record=lambda answer: rows.append(answer.to_json()),
