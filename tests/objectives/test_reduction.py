@@ -45,7 +45,7 @@ def by_definition(reduction: Reduction, step: list[Sequence], measures: list[Mea
     if reduction.kind == "sequences":
         return mean([weighted_mean([pair]) for pair in counted])
     if reduction.kind == "constant":
-        return sum(float((m * x).sum()) for m, x in pairs) / (len(step) * float(reduction.length or 0))
+        return mean([float((m * x).sum()) for m, x in counted]) / float(reduction.length or 0)
     groups = [[pairs[i] for i in group if pairs[i][0].sum() > 0] for group in groups_of(step)]
     return mean([weighted_mean(group) for group in groups if group])
 
@@ -140,3 +140,10 @@ def test_a_length_belongs_to_the_constant_reduction_alone(kind: str, length: flo
 def test_a_constant_length_that_is_no_positive_number_is_refused(length: float) -> None:
     with pytest.raises(UserError, match="must be a positive number"):
         Reduction("constant", length)
+
+
+def test_a_constant_length_does_not_count_sequences_without_any_measure() -> None:
+    step = random_step(1, [6, 9, 4], trained=1.0)
+    measures = [step[0].target.astype(float), step[1].target.astype(float), np.zeros(4)]
+    alone, mixed = (Reduction("constant", 7.0).coefficients(step[:n], measures[:n]) for n in (2, 3))
+    assert [row.sum() for row in mixed] == [*(row.sum() for row in alone), 0]

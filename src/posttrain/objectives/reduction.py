@@ -35,7 +35,7 @@ class Reduction:
     - `tokens`: Σ m ℓ / Σ m over the step.
     - `sequences`: mean over sequences of their own Σ m ℓ / Σ m; sequences without any measure do not count.
     - `groups`: the same over groups (the rollouts of one prompt).
-    - `constant`: Σ m ℓ / (`length` · number of sequences), whatever their lengths (Dr.GRPO).
+    - `constant`: Σ m ℓ / (`length` · number of sequences with any measure), whatever their lengths (Dr.GRPO).
 
     A loss of one value a sequence is reduced as if each sequence that has any measure were one token of measure 1. A
     loss of one value a group is averaged over the groups that have any measure (`constant`: and divided by `length`).
@@ -74,8 +74,8 @@ class Reduction:
             total = float(sum(gather(sum(sums))))
             return [measure / total if total else measure for measure in measures]
         if self.kind == "constant":
-            fixed = sum(gather(len(sequences))) * float(self.length or 1)
-            return [measure / fixed for measure in measures]
+            fixed = sum(gather(sum(value > 0 for value in sums))) * float(self.length or 1)
+            return [measure / fixed if fixed else measure for measure in measures]
         if self.kind == "sequences":
             count = sum(gather(sum(value > 0 for value in sums)))
             own = sums
