@@ -53,8 +53,8 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     if stage.adapter is not None:
         numbers["trained_parameters"] = moved
     data = context.data(stage.data)
-    if data.stage is not None:
-        notes = (f"the data come from stage '{data.stage}': steps and tokens are known once it has run",)
+    if writers := sorted(context.pending(data)):
+        notes = (f"the data come from stage '{', '.join(writers)}': steps and tokens are known once it has run",)
         return Plan(numbers | {"memory": _memory(stage, origin, shape, objective, moved)}, notes)
     dataset = encoded(context, stage.data, tokenizer, rendering_of(stage, shape.model), pairs=objective.needs_pairs)
     objective.check(dataset.kinds())

@@ -30,7 +30,7 @@ def check_watch(context: Context, stage: Train, tokenizer: Any, limit: int) -> N
     watch, rule = stage.watch, stage.early_stopping
     if watch is None:
         return
-    if context.data(watch.data).stage is None:
+    if not context.pending(context.data(watch.data)):
         samples = watched(context, watch)
         if watch.generate:
             prompts_of(samples, tokenizer, stage.template, watch.max_new_tokens, limit, stage.template_options)
