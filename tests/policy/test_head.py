@@ -290,7 +290,7 @@ def test_no_tensor_of_all_tokens_by_the_vocabulary_ever_exists(needs: tuple[Need
             scores = token_scores(hidden, head, batch, needs, reference, logits_per_chunk=16 * vocabulary)
         sum((scores[need.name].sum() for need in needs), scores.logprobs.sum()).backward()
     assert head.projection.weight.grad is not None
-    assert largest.elements == 16 * vocabulary < len(hidden) * vocabulary / 20
+    assert 15 * vocabulary < largest.elements <= 16 * vocabulary < len(hidden) * vocabulary / 20
     assert sum(saved) <= hidden.numel() + head.projection.weight.numel() + 4 * len(hidden)
 
 

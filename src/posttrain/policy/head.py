@@ -1,4 +1,4 @@
-"""The head: from hidden states at target positions to per-token scores, in chunks over tokens.
+"""The head: from hidden states at target positions to per-token scores, in chunks.
 
 No `[N, V]` tensor exists: a chunk's logits are computed, reduced to `[n]`-sized results and dropped, and computed again
 for the backward pass. Softmax and everything after it is float32.
@@ -6,19 +6,18 @@ for the backward pass. Softmax and everything after it is float32.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from posttrain.data.batch import Batch
 from posttrain.data.scores import Chunk, Need, TokenScores
+from posttrain.policy.logprobs import plain_logprobs
 
-LOGITS_PER_CHUNK = 2**22
-"""16 MiB of float32 logits: small beside any model's activations, large enough for efficient matrix products."""
+LOGITS_PER_CHUNK = {"cpu": 2**22, "cuda": 2**26}
+"""16 MiB of float32 logits on a CPU, 256 on a GPU: small beside any model's activations, large enough for efficient
+matrix products."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +56,23 @@ def token_scores(
     batch: Batch,
     needs: tuple[Need, ...] = (),
     reference: ReferenceLogits | None = None,
-    logits_per_chunk: int = LOGITS_PER_CHUNK,
+    logits_per_chunk: int | None = None,
 ) -> TokenScores:
     """Scores of the `N` target tokens from `hidden[N, d]`, the states that predict them."""
     weight = getattr(head.projection, "weight", None)
     vocabulary = weight.shape[0] if isinstance(weight, Tensor) else hidden.shape[-1]
-    size = max(16, logits_per_chunk // vocabulary)
+    size = logits_per_chunk or LOGITS_PER_CHUNK.get(hidden.device.type, 2**22)
+    rows = max(16, size // vocabulary)
     graph = torch.is_grad_enabled()
     if head.is_plain and not (graph and any(need.differentiable for need in needs)):
-        observe = _Observer(batch, needs, reference)
+        observe = _Observer(batch, needs, reference) if needs else None
         linear = head.projection
         if torch.is_autocast_enabled(hidden.device.type):  # the backward pass runs outside autocast: settle it here
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        logprobs = _plain_logprobs(hidden, linear.weight, linear.bias, batch.tokens, size, observe)
-        return TokenScores(logprobs, observe.results())
+        logprobs = plain_logprobs(hidden, linear.weight, linear.bias, batch.tokens, rows * vocabulary, observe)
+        return TokenScores(logprobs, observe.results() if observe else {})
     parts: list[dict[str, Tensor]] = []
-    for at in _slices(len(hidden), size):
+    for at in _slices(len(hidden), rows):
 
         def scores(states: Tensor, at: slice = at) -> dict[str, Tensor]:
             return _chunk_scores(_chunk(head.logits(states), batch, at, needs, reference), needs)
@@ -122,68 +122,9 @@ class _Observer:
         self.parts: list[dict[str, Tensor]] = []
 
     def __call__(self, logits: Tensor, at: slice) -> None:
-        if self.needs:
-            chunk = _chunk(logits, self.batch, at, self.needs, self.reference)
-            # clones: a need may give a view, and the logits are written over next
-            self.parts.append({need.name: need.function(chunk).clone() for need in self.needs})
+        chunk = _chunk(logits, self.batch, at, self.needs, self.reference)
+        # clones: a need may give a view, and the logits are written over next
+        self.parts.append({need.name: need.function(chunk).clone() for need in self.needs})
 
     def results(self) -> dict[str, Tensor]:
-        return _joined(self.parts) if self.parts else {}
-
-
-class _PlainLogprobs(torch.autograd.Function):
-    """log p(token) of a bare matrix product.
-
-    Of several chunks only the `[N]` log-partitions are saved, and the logits are computed again for the backward pass;
-    a single chunk, which the backward pass would hold anyhow, is kept as it is. The gradient with respect to the logits
-    is g (e_y - softmax(z)).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, size: int, observe: _Observer
-    ) -> Tensor:
-        matrix, offset = weight.to(hidden.dtype), bias.to(hidden.dtype) if bias is not None else None
-        logprobs, partitions = (torch.empty(len(hidden), device=hidden.device) for _ in range(2))
-        for at in _slices(len(hidden), size):
-            logits = F.linear(hidden[at], matrix, offset).float()
-            observe(logits, at)
-            logprobs[at] = logits.gather(-1, tokens[at, None]).squeeze(-1)
-            largest = logits.amax(-1, keepdim=True)
-            total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
-            partitions[at] = (largest + total.log()).squeeze(-1)
-        ctx.save_for_backward(hidden, weight, bias, tokens, partitions)
-        ctx.size = size
-        ctx.exponentials = (logits, total) if len(hidden) <= size and any(ctx.needs_input_grad) else None
-        return logprobs.sub_(partitions)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, tokens, partitions = ctx.saved_tensors
-        gradient = gradients[0]
-        matrix, offset = weight.to(hidden.dtype), bias.to(hidden.dtype) if bias is not None else None
-        to_hidden = torch.empty_like(hidden)
-        to_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
-        kept, ctx.exponentials = ctx.exponentials, None  # written over below: a second backward computes them again
-        for at in _slices(len(hidden), ctx.size):
-            if kept is not None:
-                to_logits = kept[0].mul_(-gradient[:, None] / kept[1])
-            else:
-                to_logits = F.linear(hidden[at], matrix, offset).float()
-                to_logits.sub_(partitions[at, None]).exp_().mul_(-gradient[at, None])
-            to_logits.scatter_add_(-1, tokens[at, None], gradient[at, None])
-            cast = to_logits.to(hidden.dtype)
-            torch.mm(cast, matrix, out=to_hidden[at])
-            if to_weight is not None and cast.dtype == torch.float32:
-                to_weight.addmm_(cast.T, hidden[at])
-            elif to_weight is not None:
-                to_weight += cast.T @ hidden[at]
-            if to_bias is not None:
-                to_bias += to_logits.sum(0)
-        given = to_weight.to(weight.dtype) if to_weight is not None else None
-        return to_hidden, given, to_bias.to(bias.dtype) if to_bias is not None else None, None, None, None
-
-
-_plain_logprobs = cast(Callable[..., Tensor], _PlainLogprobs.apply)
+        return _joined(self.parts)
