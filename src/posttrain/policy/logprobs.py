@@ -46,7 +46,8 @@ class _Logprobs(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, tokens, partitions = ctx.saved_tensors
         gradient = gradients[0][:, None]
-        to_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        to_hidden = torch.zeros_like(hidden, dtype=exact) if ctx.needs_input_grad[0] else None
         to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         to_bias = torch.empty_like(bias) if bias is not None else None
         kept, ctx.exponentials = ctx.exponentials, None  # written over below: a second backward computes them again
@@ -126,8 +127,8 @@ def _place(tokens: Tensor, at: slice) -> tuple[Tensor, Tensor]:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right in float32: a product rounded to bfloat16 before it is added would lose what is small."""
-    if left.is_cuda and left.dtype != torch.float32:
-        total.add_(torch.mm(left, right, out_dtype=torch.float32))
+    """total += left @ right in the type of total: a product rounded to bfloat16 first loses what is small."""
+    if left.is_cuda and left.dtype != total.dtype:
+        total.add_(torch.mm(left, right, out_dtype=total.dtype))
     else:
-        total.addmm_(left.float(), right.float())
+        total.addmm_(left.to(total.dtype), right.to(total.dtype))
