@@ -180,7 +180,7 @@ def test_the_gradient_does_not_depend_on_the_cut_of_a_step(policy: Policy) -> No
     assert metrics[REFERENCE_POINT] > 0
     for budget in (1, 8, 14):
         found, cut_metrics = step_gradient(policy, budget)
-        assert float((found - expected).norm()) <= 1e-7 * float(expected.norm())
+        assert float((found - expected).norm()) <= 5e-7 * float(expected.norm())  # float32 log-probs
         assert cut_metrics == pytest.approx(metrics, rel=1e-5)
 
 

@@ -84,7 +84,8 @@ def gradient_of(policy: Policy, loss: Objective, step: list[Sequence], cut: Cut,
     return torch.cat([parameter.grad.flatten() for parameter in policy.model.parameters()])
 
 
-def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-7) -> None:
+def assert_same(found: Tensor, expected: Tensor, tolerance: float = 5e-7) -> None:
+    """The body computes in float64 here, but log-probs leave the head in float32: a few of its roundings remain."""
     assert float((found - expected).norm()) <= tolerance * float(expected.norm())
 
 

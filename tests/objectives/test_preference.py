@@ -330,7 +330,7 @@ def test_the_gradient_is_the_same_for_every_split_that_keeps_pairs(policy: Polic
     expected = gradient_of(policy, objective, step, [list(range(8))])
     for cut in ([[0, 1], [2, 3], [4, 5], [6, 7]], [[5, 0, 4, 1], [7, 6, 3, 2]]):
         found = gradient_of(policy, objective, step, cut)
-        assert float((found - expected).norm()) <= 1e-7 * float(expected.norm())
+        assert float((found - expected).norm()) <= 5e-7 * float(expected.norm())  # float32 log-probs
 
 
 def test_metrics_are_means_over_pairs(policy: Policy) -> None:
