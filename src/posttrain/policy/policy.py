@@ -120,11 +120,6 @@ class Policy:
         policy.reference, policy.base_is_saved = self.reference, self.base_is_saved
         return policy
 
-    @property
-    def token_budget(self) -> int:
-        """Tokens of a micro-batch where nobody says otherwise: more is no faster on a CPU, but fills a GPU."""
-        return 1024 if self.device.type == "cpu" else 8192
-
     def scores(self, batch: Batch, needs: tuple[Need, ...] = (), embeddings: Tensor | None = None) -> TokenScores:
         """Scores of the batch's target tokens, with graph where gradients are enabled.
 
