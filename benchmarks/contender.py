@@ -99,7 +99,7 @@ def posttrain(
 
 def token_budget(policy: Policy) -> int:
     """Tokens of a micro-batch by default."""
-    return int(DEFAULTS["micro_batch_tokens"] or policy.token_budget)
+    return int(DEFAULTS["micro_batch_tokens"])
 
 
 def trl(
