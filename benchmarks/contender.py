@@ -24,16 +24,16 @@ from posttrain.data.batch import collate, micro_batches
 from posttrain.objectives import build_objective
 from posttrain.policy import Policy
 from posttrain.policy.policy import states_at_targets
-from posttrain.recipe import Train
 from posttrain.sources import Demonstrations
 from posttrain.training.journal import Journal
 from posttrain.training.loop import Loop, LoopSettings, train
 from posttrain.training.optimisers import build_optimiser
 from posttrain.training.ranks import Ranks
+from posttrain.training.step import MICRO_BATCH_TOKENS
 
 LEARNING_RATE = 1e-4
 CLIP = 1.0
-DEFAULTS = {name: field.default for name, field in Train.model_fields.items()}
+DEFAULTS = dict(MICRO_BATCH_TOKENS)
 """What a user gets who writes no more than he must."""
 
 
@@ -99,7 +99,7 @@ def posttrain(
 
 def token_budget(policy: Policy) -> int:
     """Tokens of a micro-batch by default."""
-    return int(DEFAULTS["micro_batch_tokens"])
+    return DEFAULTS[policy.device.type]
 
 
 def trl(
@@ -225,7 +225,7 @@ def main() -> None:
         print(json.dumps({"rate": matrix_rate(workload, options.device, options.clock)}))
         return
     if options.micro_batch_tokens:
-        DEFAULTS["micro_batch_tokens"] = options.micro_batch_tokens
+        DEFAULTS[options.device] = options.micro_batch_tokens
     problems = read_problems(options.data)
     tokenizer: PreTrainedTokenizerFast = load_tokenizer(problems)
     sequences = make_sequences(workload, problems, tokenizer)

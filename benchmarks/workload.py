@@ -61,7 +61,7 @@ class Workload:
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("small", 4096, 256, 768, 6, 4, 2, batch=32, warmup=1, steps=3),
+        Workload("small", 4096, 256, 768, 6, 4, 2, batch=32, warmup=1, steps=6),
         Workload("large-vocabulary", 151_936, 128, 384, 2, 2, 1, batch=16, warmup=1, steps=2),
         Workload("gpu", 151_936, 896, 4864, 24, 14, 2, batch=64, warmup=4, steps=16, dtype="bfloat16"),
         Workload("tiny", 4096, 32, 64, 1, 2, 1, batch=4, warmup=1, steps=2),

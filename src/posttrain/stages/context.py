@@ -14,7 +14,7 @@ from posttrain.data.readers import fingerprint as file_fingerprint
 from posttrain.data.readers import read_samples
 from posttrain.errors import UserError, nearest
 from posttrain.policy import model_path
-from posttrain.recipe import Data, Model, Recipe
+from posttrain.recipe import Data, Model, Recipe, Train
 from posttrain.registry import import_pieces
 from posttrain.rewards import Score
 from posttrain.tasks import Task, tasks
@@ -22,6 +22,7 @@ from posttrain.tasks.answers import verify_exact, verify_number
 from posttrain.terminal import Terminal
 from posttrain.training.journal import Journal
 from posttrain.training.ranks import Ranks
+from posttrain.training.step import MICRO_BATCH_TOKENS
 
 Verify = Callable[[Sample, str], Score]
 
@@ -216,6 +217,10 @@ class Context:
         if key not in self._known:
             self._known[key] = made()
         return self._known[key]
+
+    def micro_batch_tokens(self, stage: Train) -> int:
+        """Tokens computed at once: the stage's, or what suits the device."""
+        return stage.micro_batch_tokens or MICRO_BATCH_TOKENS.get(self.ranks.device.type, 8192)
 
     def stage_fingerprint(self, name: str) -> str:
         """Hash of all that a stage's output depends on: its fields, the seed, its models, data and own pieces."""

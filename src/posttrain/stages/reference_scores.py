@@ -60,7 +60,7 @@ def with_reference(context: Context, stage: Train, reference: Policy, dataset: E
     def score() -> None:
         if path.is_file():
             return
-        values = _scored(context, reference, dataset, stage.micro_batch_tokens)
+        values = _scored(context, reference, dataset, context.micro_batch_tokens(stage))
         partial = path.with_suffix(".partial")
         try:
             with partial.open("wb") as file:

@@ -55,7 +55,10 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     data = context.data(stage.data)
     if writers := sorted(context.pending(data)):
         notes = (f"the data come from stage '{', '.join(writers)}': steps and tokens are known once it has run",)
-        return Plan(numbers | {"memory": _memory(stage, origin, shape, objective, moved)}, notes)
+        return Plan(
+            numbers | {"memory": _memory(context.micro_batch_tokens(stage), stage, origin, shape, objective, moved)},
+            notes,
+        )
     dataset = encoded(context, stage.data, tokenizer, rendering_of(stage, shape.model), pairs=objective.needs_pairs)
     objective.check(dataset.kinds())
     source = _source(context, stage, dataset)
@@ -74,7 +77,7 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
         "trained_tokens_per_step": round(report.trained_tokens / samples * stage.batch_size),
         "trained_share": round(report.trained_tokens / report.tokens, 4),
         "trained_tokens": round(source.total * report.trained_tokens / samples),
-        "memory": _memory(stage, origin, shape, objective, moved),
+        "memory": _memory(context.micro_batch_tokens(stage), stage, origin, shape, objective, moved),
     }
     refused = tuple(f"{count} rows refused: {reason}" for reason, count in report.refused.items())
     return Plan(numbers, (*refused, *report.notes, *_cautions(stage, origin, moved), *context.ranks.notes))
@@ -245,7 +248,7 @@ def _settings(context: Context, name: str, stage: Train, steps: int, samples: in
         stage=name,
         steps=steps,
         steps_per_epoch=samples / stage.batch_size,
-        token_budget=stage.micro_batch_tokens,
+        token_budget=context.micro_batch_tokens(stage),
         seed=context.recipe.seed,
         gradient_clip=stage.gradient_clip,
         log_every=stage.log_every,
@@ -276,8 +279,8 @@ def _summary(progress: Progress, dataset: EncodedDataset) -> dict[str, Any]:
     return summary
 
 
-def _memory(stage: Train, model: Model, shape: Shape, objective: Objective, moved: int) -> str:
-    """An estimate: weights, gradients, Adam's two moments, activations of a micro-batch, a copy as reference."""
+def _memory(tokens: int, stage: Train, model: Model, shape: Shape, objective: Objective, moved: int) -> str:
+    """An estimate: weights, gradients, Adam's two moments, activations of `tokens` at once, a copy as reference."""
     width = 2 if model.dtype == "bfloat16" else 4
     config = shape.model.config.get_text_config()
     layers, hidden = getattr(config, "num_hidden_layers", 1), getattr(config, "hidden_size", 1)
@@ -287,5 +290,5 @@ def _memory(stage: Train, model: Model, shape: Shape, objective: Objective, move
     second = objective.needs_reference and stage.adapter is None and not stage.cache_reference
     copy = weights if second else 0
     per_token = layers * (12 * hidden + 4 * inner) if not model.gradient_checkpointing else (layers + 12) * hidden
-    activations = stage.micro_batch_tokens * per_token * (2 if model.dtype != "float32" else 4)
+    activations = tokens * per_token * (2 if model.dtype != "float32" else 4)
     return f"{math.ceil((weights + moving + copy + activations) / 2**20):,} MiB"

@@ -56,7 +56,7 @@ class Watcher:
         """
         metrics: dict[str, float] = {}
         if self.held_out:
-            metrics[HELD_OUT] = -mean_logprob(self.policy, self.held_out, self.stage.micro_batch_tokens)
+            metrics[HELD_OUT] = -mean_logprob(self.policy, self.held_out, self.context.micro_batch_tokens(self.stage))
         if self.watch.generate:
             metrics |= self.context.ranks.on_main(lambda: self._answers(step))
         return dict(self.context.ranks.gather(metrics)[0])

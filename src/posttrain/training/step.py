@@ -22,6 +22,9 @@ from posttrain.policy import Policy
 from posttrain.training.ranks import Ranks
 from posttrain.training.sharding import is_sharded
 
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
+"""Tokens computed at once where nothing else is asked for: more is no faster on a CPU, and takes more memory."""
+
 Sums = dict[str, tuple[float, float]]
 """Metrics on their way to a mean: name -> (sum, count)."""
 
