@@ -83,8 +83,10 @@ def _check_order(context: Context) -> None:
             known = other == "base" or other in recipe.models or other in recipe.data
             if other in recipe.stages and other not in seen and not known:
                 raise UserError(f"stage '{name}' reads '{other}', which runs only after it: move it up")
-        if name in recipe.data or name in recipe.models or name == "base":
-            raise UserError(f"stage '{name}' has the name of a model or data set of the recipe; give it another")
+        writes_model, writes_data = stage.kind in ("train", "merge"), stage.kind in ("generate", "curate")
+        if (writes_data and name in recipe.data) or (writes_model and name in (*recipe.models, "base")):
+            what = "data set" if writes_data else "model"
+            raise UserError(f"stage '{name}' writes a {what}, but the recipe has one of this name; give it another")
         seen.add(name)
 
 

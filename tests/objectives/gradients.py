@@ -59,7 +59,7 @@ class LogitsPolicy:
     reference: Tensor | None = None
 
     def scores(self, batch: Batch, needs: tuple[Need, ...] = ()) -> TokenScores:
-        chunk = Chunk(self.logits, batch.tokens, batch.key, self.reference, batch.seed)
+        chunk = Chunk(self.logits, batch.tokens, batch.key, self.reference, batch.step.seed)
         logprobs = chunk.log_softmax.gather(-1, batch.tokens[:, None]).squeeze(-1)
         extra = {}
         for need in needs:

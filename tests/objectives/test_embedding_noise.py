@@ -10,6 +10,7 @@ from torch import Tensor
 from posttrain.data import Sequence
 from posttrain.data.batch import Batch, Layout, collate
 from posttrain.data.scores import TokenScores
+from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.objectives import build_objective
 from posttrain.objectives.embedding_noise import EmbeddingNoise
@@ -65,7 +66,7 @@ def test_noise_does_not_depend_on_the_neighbours_or_the_layout(layout: Layout) -
 def test_noise_is_new_at_every_step_and_for_every_sequence_and_position() -> None:
     batch = batch_of(STEP)
     like = torch.zeros(*batch.rows.input_ids.shape, WIDTH)
-    first, second = (EmbeddingNoise(5.0).noise(replace(batch, seed=seed), like) for seed in (1, 2))
+    first, second = (EmbeddingNoise(5.0).noise(replace(batch, step=Step(seed=seed)), like) for seed in (1, 2))
     assert not torch.isclose(first, second).any(-1).all()
     rows = torch.cat([noise[: len(s)] for noise, s in zip(first, STEP, strict=True)])
     similar = torch.corrcoef(rows).fill_diagonal_(0).abs().max()

@@ -17,11 +17,12 @@ from torch import Tensor
 from posttrain.data import Origin, Sequence
 from posttrain.data.batch import collate
 from posttrain.data.scores import TokenScores
+from posttrain.data.step import Step
 from posttrain.objectives import build_objective
 from posttrain.objectives.kahneman_tversky import REFERENCE_POINT, reference_point
 from posttrain.policy import Policy, Reference
 from posttrain.training.ranks import Ranks
-from posttrain.training.step import Position, Stopwatch, accumulate_gradients
+from posttrain.training.step import Stopwatch, accumulate_gradients, begin
 
 
 def answer(prompt: list[int], response: list[int], chosen: float) -> Sequence:
@@ -99,13 +100,9 @@ class Recorder:
         return [TokenScores(zero + self.gain, {"reference_logprobs": zero}) for zero in zeros]
 
 
-def alone(value: Any) -> list[Any]:
-    return [value]
-
-
 def test_every_prompt_is_read_with_the_answer_of_another_one() -> None:
     recorder = Recorder()
-    step = reference_point(STEP, recorder, alone)
+    step = reference_point(STEP, Step(score=recorder))
     read = [sequence.tokens.tolist() for sequence in recorder.asked]
     # In order: good [1 2], good [3 4], bad [1 2], bad [3 4], bad [5 6 7]; each reads its predecessor's answer.
     assert read == [[1, 2, 30, 31, 32, 33], [3, 4, 10, 11, 12], [1, 2, 20], [5, 6, 7, 21, 22], [3, 4, 13]]
@@ -116,34 +113,34 @@ def test_every_prompt_is_read_with_the_answer_of_another_one() -> None:
 
 def test_mismatched_answers_are_cut_at_the_longest_sequence() -> None:
     recorder = Recorder()
-    reference_point([answer([1] * 5, [2], 1), answer([3], [4] * 4, 1)], recorder, alone)
+    reference_point([answer([1] * 5, [2], 1), answer([3], [4] * 4, 1)], Step(score=recorder))
     assert [sequence.tokens.tolist() for sequence in recorder.asked] == [[1] * 5 + [4], [3, 2]]
 
 
 def test_the_reference_point_is_never_below_zero() -> None:
-    step = reference_point(STEP, Recorder(gain=-1.0), alone)
+    step = reference_point(STEP, Step(score=Recorder(gain=-1.0)))
     assert {sequence.scalars[REFERENCE_POINT] for sequence in step} == {0.0}
 
 
 @pytest.mark.parametrize("step", [[], STEP[:1], [STEP[0], STEP[2]], [STEP[0], STEP[0]]])
 def test_a_step_with_a_single_prompt_has_a_reference_point_of_zero(step: list[Sequence]) -> None:
     recorder = Recorder()
-    assert [sequence.scalars[REFERENCE_POINT] for sequence in reference_point(step, recorder, alone)] == [0.0] * len(
-        step
-    )
+    assert [sequence.scalars[REFERENCE_POINT] for sequence in reference_point(step, Step(score=recorder))] == [
+        0.0
+    ] * len(step)
     assert recorder.asked == []
 
 
 def test_a_sequence_that_comes_twice_reads_the_same_answer_twice() -> None:
     recorder = Recorder()
-    reference_point([STEP[0], STEP[1], STEP[0]], recorder, alone)
+    reference_point([STEP[0], STEP[1], STEP[0]], Step(score=recorder))
     assert [sequence.tokens.tolist() for sequence in recorder.asked] == [[1, 2, 20], [3, 4, 10, 11, 12], [1, 2, 20]]
 
 
 def test_a_sequence_without_targets_takes_no_part() -> None:
     silent = replace(STEP[3], target=np.zeros(len(STEP[3]), np.bool_))
     recorder = Recorder()
-    step = reference_point([*STEP[:3], silent], recorder, alone)
+    step = reference_point([*STEP[:3], silent], Step(score=recorder))
     assert len(recorder.asked) == 3
     assert len({sequence.scalars[REFERENCE_POINT] for sequence in step}) == 1
 
@@ -152,7 +149,7 @@ def test_a_sequence_without_targets_takes_no_part() -> None:
 @given(st.lists(st.integers(0, 2), min_size=5, max_size=5))
 def test_ranks_find_the_same_reference_point_as_one_process(ranks: list[int]) -> None:
     shares = [[sequence for sequence, rank in zip(STEP, ranks, strict=True) if rank == at] for at in range(3)]
-    found = on_ranks(shares, lambda share, gather: reference_point(share, Recorder(), gather))
+    found = on_ranks(shares, lambda share, gather: reference_point(share, Step(score=Recorder(), gather=gather)))
     points = {sequence.scalars[REFERENCE_POINT] for share in found for sequence in share}
     assert points == {2.2}
 
@@ -170,7 +167,8 @@ def step_gradient(policy: Policy, token_budget: int) -> tuple[Tensor, dict[str, 
     policy.model.train()
     watch = Stopwatch(torch.device("cpu"))
     objective = build_objective("kto")
-    result = accumulate_gradients(policy, objective, STEP, token_budget, Position(0, 1, 0.0, 0), Ranks(), watch)
+    begun = begin(0, 1, 0.0, 0, policy=policy, token_budget=token_budget, ranks=Ranks())
+    result = accumulate_gradients(policy, objective, STEP, token_budget, begun, Ranks(), watch)
     assert policy.model.training
     return torch.cat([parameter.grad.flatten() for parameter in policy.model.parameters()]), result.metrics
 
@@ -186,7 +184,7 @@ def test_the_gradient_does_not_depend_on_the_cut_of_a_step(policy: Policy) -> No
 
 def test_the_reference_point_is_the_mean_gain_on_mismatched_answers(policy: Policy) -> None:
     recorder = Recorder()
-    reference_point(STEP, recorder, alone)
+    reference_point(STEP, Step(score=recorder))
     batch = collate(recorder.asked, pad_id=258)
     with torch.no_grad():
         ours = policy.scores(batch).logprobs

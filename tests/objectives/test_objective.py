@@ -14,6 +14,7 @@ from torch import Tensor
 from posttrain.data import Origin, Sequence
 from posttrain.data.batch import Batch, Layout, collate
 from posttrain.data.scores import ENTROPY, TokenScores
+from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.objectives import Loss, Objective, Reduction, Term, build_objective, objective
 from posttrain.policy import Policy
@@ -73,7 +74,7 @@ def losses_of(policy: Policy, loss: Objective, step: list[Sequence], cut: Cut, l
         for part in rank:
             chosen = [step[index] for index in part]
             batch = loss.attach(collate(chosen, pad_id=258, layout=layout), chosen, [next(remaining) for _ in part])
-            losses.append(loss.loss(policy, replace(batch, step=3, total_steps=10)))
+            losses.append(loss.loss(policy, replace(batch, step=Step(3, 10))))
             losses[-1].value.backward()  # type: ignore[no-untyped-call]
     return losses
 
@@ -255,18 +256,16 @@ def test_an_objective_knows_the_scalars_that_it_reads_and_chooses_by() -> None:
 def test_what_terms_must_know_of_a_step_is_prepared_once_for_all_of_them() -> None:
     calls = []
 
-    def longest(sequences: Any, score: Any, gather: Any) -> list[Sequence]:
+    def longest(sequences: Any, step: Step) -> list[Sequence]:
         calls.append(len(sequences))
-        most = max(gather(max(len(s) for s in sequences)))
+        most = max(step.gather(max(len(s) for s in sequences)))
         return [replace(s, scalars={**s.scalars, "longest": float(most)}) for s in sequences]
 
     terms = [Term(name, lambda scores, batch: -scores.logprobs, prepare=longest) for name in "ab"]
-    step = Objective(*terms, Term("c", lambda scores, batch: -scores.logprobs)).prepare(
-        labelled(1, 0), lambda sequences, needs: []
-    )
+    step = Objective(*terms, Term("c", lambda scores, batch: -scores.logprobs)).prepare(labelled(1, 0), Step())
     assert calls == [2]
     assert {s.scalars["longest"] for s in step} == {14.0}
-    assert Objective(Term("c", lambda scores, batch: -scores.logprobs)).prepare(step, lambda s, n: []) is step
+    assert Objective(Term("c", lambda scores, batch: -scores.logprobs)).prepare(step, Step()) is step
 
 
 def test_a_metric_is_nan_where_it_has_no_value(policy: Policy) -> None:

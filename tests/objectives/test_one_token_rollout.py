@@ -10,6 +10,7 @@ from torch import Tensor
 
 from posttrain.data.batch import collate
 from posttrain.data.scores import Chunk
+from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.objectives import build_objective
 
@@ -126,7 +127,7 @@ def test_draws_are_those_of_the_step_and_the_token() -> None:
     first, again = (losses(SHEET, batch, logits) for _ in range(2))
     assert torch.equal(first, again)
     assert len(set(first.tolist())) > 3
-    assert not torch.equal(losses(SHEET, replace(batch, seed=1), logits), first)
+    assert not torch.equal(losses(SHEET, replace(batch, step=Step(seed=1)), logits), first)
 
 
 def test_a_number_of_zero_draws_the_first_token_that_is_not_ruled_out() -> None:

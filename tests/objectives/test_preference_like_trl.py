@@ -15,7 +15,7 @@ from posttrain.objectives import build_objective
 from posttrain.objectives.kahneman_tversky import REFERENCE_POINT
 from posttrain.policy import Policy, Reference
 from posttrain.training.ranks import Ranks
-from posttrain.training.step import Position, Stopwatch, accumulate_gradients
+from posttrain.training.step import Stopwatch, accumulate_gradients, begin
 
 pytest.importorskip("trl", reason="TRL is an extra")
 
@@ -110,7 +110,8 @@ def ours(spec: Any, model: Any, reference: Any, step: list[Sequence]) -> tuple[f
         policy.reference = Reference.of(Policy(reference, tokenizer()))
     model.zero_grad()
     watch = Stopwatch(torch.device("cpu"))
-    result = accumulate_gradients(policy, build_objective(spec), step, 10**6, Position(0, 1, 0.0, 0), Ranks(), watch)
+    begun = begin(0, 1, 0.0, 0, policy=policy, token_budget=10**6, ranks=Ranks())
+    result = accumulate_gradients(policy, build_objective(spec), step, 10**6, begun, Ranks(), watch)
     gradient = flat([parameter.grad for parameter in model.parameters()], model)
     model.zero_grad()
     return result.loss, gradient, result.metrics

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posttrain.data import Sequence
 from posttrain.data.batch import Layout, collate
+from posttrain.data.step import Step
 from posttrain.objectives import build_objective
 from posttrain.policy import Policy
 
@@ -59,7 +60,7 @@ def gradient(policy: Policy, spec: Any, cut: list[list[int]], layout: Layout, se
     for part in cut:
         chosen: list[Sequence] = [STEP[i] for i in part]
         batch = objective.attach(collate(chosen, pad_id=258, layout=layout), chosen, [rows[i] for i in part])
-        objective.loss(policy, replace(batch, seed=seed)).value.backward()  # type: ignore[no-untyped-call]
+        objective.loss(policy, replace(batch, step=Step(seed=seed))).value.backward()  # type: ignore[no-untyped-call]
     return torch.cat([parameter.grad.flatten() for parameter in policy.model.parameters()])
 
 

@@ -26,6 +26,7 @@ from posttrain.data.scores import (
     Need,
     TokenScores,
 )
+from posttrain.data.step import Step
 from posttrain.policy.head import Head, token_scores
 
 WIDTH, VOCABULARY = 8, 301
@@ -334,7 +335,7 @@ def test_draws_are_uniform_and_independent_of_one_another() -> None:
 def test_draws_are_the_same_however_a_step_is_cut(rows: int, order: list[int], at: int, layout: Any) -> None:
     step = random_step(0, [30, 12, 1, 25])
     head = make_head("plain")
-    whole = scored(make_hidden(), head, (UNIFORMS,), rows, replace(BATCH, seed=5))["uniforms"]
+    whole = scored(make_hidden(), head, (UNIFORMS,), rows, replace(BATCH, step=Step(seed=5)))["uniforms"]
     by_token = dict(zip(BATCH.key.tolist(), whole, strict=True))
     for part in (order[:at], order[at:]):
         batch = replace(collate([step[index] for index in part], layout=layout), seed=5)

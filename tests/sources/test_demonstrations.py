@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -11,15 +10,14 @@ from hypothesis import strategies as st
 from steps import random_step
 
 from posttrain.data import Sequence
-from posttrain.policy import Policy
+from posttrain.data.step import Step
 from posttrain.sources import Demonstrations
 
-NO_POLICY = cast(Policy, None)
 DATA = random_step(0, [5] * 12)
 
 
 def order(source: Demonstrations) -> list[str]:
-    return [sequence.sample_id for step in range(source.steps) for sequence in source.next(step, NO_POLICY)]
+    return [sequence.sample_id for step in range(source.steps) for sequence in source.next(Step(step))]
 
 
 @given(st.integers(1, 12), st.integers(1, 15), st.integers(1, 3), st.integers(0, 2**32))
@@ -35,8 +33,8 @@ def test_ranks_share_the_same_steps(rows: int, batch_size: int, epochs: float, r
     alone = Demonstrations(DATA[:rows], batch_size, 3, epochs=epochs)
     shares = [Demonstrations(DATA[:rows], batch_size, 3, epochs=epochs, rank=r, ranks=ranks) for r in range(ranks)]
     for step in range(alone.steps):
-        together = [sequence.sample_id for share in shares for sequence in share.next(step, NO_POLICY)]
-        assert Counter(together) == Counter(sequence.sample_id for sequence in alone.next(step, NO_POLICY))
+        together = [sequence.sample_id for share in shares for sequence in share.next(Step(step))]
+        assert Counter(together) == Counter(sequence.sample_id for sequence in alone.next(Step(step)))
 
 
 def paired(pairs: int) -> list[Sequence]:
@@ -53,7 +51,7 @@ def test_both_sides_of_a_pair_come_in_one_step_on_one_rank(
     for step in range(shares[0].steps):
         groups: list[str] = []
         for share in shares:
-            rows = share.next(step, NO_POLICY)
+            rows = share.next(Step(step))
             assert [row.sample_id for row in rows[::2]] == [row.sample_id for row in rows[1::2]]
             assert [row.group for row in rows[::2]] == [row.group for row in rows[1::2]]
             groups += [row.group for row in rows[::2]]
@@ -64,7 +62,7 @@ def test_both_sides_of_a_pair_come_in_one_step_on_one_rank(
 
 
 def test_the_sides_of_a_pair_stay_in_their_order() -> None:
-    (first, second) = Demonstrations(paired(1), 4, seed=0, pairs=True).next(0, NO_POLICY)
+    (first, second) = Demonstrations(paired(1), 4, seed=0, pairs=True).next(Step())
     assert np.array_equal(first.tokens, DATA[0].tokens)
     assert np.array_equal(second.tokens, DATA[1].tokens)
 
@@ -82,12 +80,12 @@ def test_the_order_can_be_that_of_the_file() -> None:
 
 def test_the_last_step_is_smaller_rather_than_filled_or_dropped() -> None:
     source = Demonstrations(DATA, 5, seed=0)
-    assert [len(source.next(step, NO_POLICY)) for step in range(source.steps)] == [5, 5, 2]
+    assert [len(source.next(Step(step))) for step in range(source.steps)] == [5, 5, 2]
 
 
 def test_batches_run_over_the_edge_of_an_epoch() -> None:
     source = Demonstrations(DATA, 5, seed=0, epochs=2)
-    assert [len(source.next(step, NO_POLICY)) for step in range(source.steps)] == [5, 5, 5, 5, 4]
+    assert [len(source.next(Step(step))) for step in range(source.steps)] == [5, 5, 5, 5, 4]
 
 
 @pytest.mark.parametrize(("epochs", "count"), [(0.5, 6), (1.25, 15), (0.01, 1)])

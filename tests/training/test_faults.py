@@ -12,6 +12,7 @@ from torch import Tensor
 
 from posttrain.data.batch import Batch
 from posttrain.data.scores import TokenScores
+from posttrain.data.step import Step
 from posttrain.objectives import Objective
 from posttrain.objectives.objective import Term
 from posttrain.training.faults import NonFinite
@@ -54,7 +55,7 @@ def test_a_bad_gradient_under_a_good_loss_stops_with_the_whole_step_saved(tmp_pa
     with pytest.raises(NonFinite, match=r"step 1: the gradient is not finite \(loss 0"):
         train(loop)
     saved = json.loads((tmp_path / "faults" / "sft-step-1-rank-0.json").read_text())
-    assert {row["sample_id"] for row in saved} == {s.sample_id for s in loop.source.next(0, loop.policy)}
+    assert {row["sample_id"] for row in saved} == {s.sample_id for s in loop.source.next(Step())}
 
 
 def test_a_fault_is_told_though_it_cannot_be_saved(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from posttrain.data.scores import REFERENCE_LOGPROBS
 from posttrain.objectives import Objective, build_objective
 from posttrain.policy import Policy
 from posttrain.training.ranks import Ranks
-from posttrain.training.step import Position, Stopwatch, accumulate_gradients
+from posttrain.training.step import Stopwatch, accumulate_gradients, begin
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def policy() -> Policy:
 
 def gradient(policy: Policy, objective: Objective, step: list[Sequence], budget: int = 1000, at: int = 0) -> Tensor:
     policy.model.zero_grad()
-    position, watch = Position(at, 10, 0.0, 0), Stopwatch(policy.device)
-    accumulate_gradients(policy, objective, step, budget, position, Ranks(), watch)
+    begun = begin(at, 10, 0.0, 0, policy=policy, token_budget=budget, ranks=Ranks())
+    accumulate_gradients(policy, objective, step, budget, begun, Ranks(), Stopwatch(policy.device))
     return torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
 
 

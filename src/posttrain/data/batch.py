@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from posttrain.data.sequence import Sequence
+from posttrain.data.step import Step
 
 Layout = Literal["padded", "packed"]
 
@@ -41,7 +42,7 @@ class Batch:
     - `where[N]`: index into the `R*L` flattened positions of the state that predicts the token.
     - `coefficients`: what each term's reduction gives each token `[N]`, sequence `[S]` or group `[G]`, already divided
       by the denominator of the whole optimiser step (see `objectives.reduction`).
-    - `step` of `total_steps`, `epoch` (fractional): for losses with a schedule. `seed`: for losses that draw samples.
+    - `step`: the optimiser step that it is a part of, for losses with a schedule and losses that draw samples.
     - `key[N]`: a number that names the token (its sample, group, sequence of tokens and position), so that draws do not
       depend on the batch, and differ between the rollouts of one prompt.
     """
@@ -59,10 +60,7 @@ class Batch:
     groups: int
     sample_ids: tuple[str, ...]
     coefficients: Mapping[str, Tensor] = field(default_factory=dict)
-    step: int = 0
-    total_steps: int = 1
-    epoch: float = 0.0
-    seed: int = 0
+    step: Step = field(default_factory=Step)
 
     @property
     def sequences(self) -> int:

@@ -140,6 +140,7 @@ def _answer(sample: Sample, completion: Completion, verify: Verify, step: int | 
         logprob=float(completion.logprobs.sum(dtype=np.float64)),
         draw=completion.sample,
         step=step,
+        token_ids=tuple(int(token) for token in completion.tokens),
     )
 
 

@@ -20,6 +20,7 @@ class Answer:
 
     `value` is None where `error` says why no score could be given. `tokens` counts what was drawn, `logprob` sums its
     log-probs under the untempered policy (nats). `draw` is its number among its problem's; `step` the training step.
+    `token_ids`: what was drawn, its end token included; not written down.
     """
 
     sample_id: str
@@ -36,6 +37,7 @@ class Answer:
     logprob: float
     draw: int
     step: int | None = None
+    token_ids: tuple[int, ...] = ()
 
     @property
     def extracted(self) -> str | None:
@@ -44,8 +46,8 @@ class Answer:
         return None if found is None else str(found)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, in plain JSON types."""
-        row: dict[str, Any] = _plain({f.name: getattr(self, f.name) for f in fields(self)})
+        """The fields by name, in plain JSON types, without the tokens."""
+        row: dict[str, Any] = _plain({f.name: getattr(self, f.name) for f in fields(self) if f.name != "token_ids"})
         return row
 
     @staticmethod

@@ -50,6 +50,7 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
         prepare=declared.prepare,
         columns=declared.columns,
         check=declared.check,
+        remember=declared.remember,
     )
 
 

@@ -54,7 +54,7 @@ class EmbeddingNoise:
         keys = start[sequence] + position
         step = max(1, _NUMBERS_AT_ONCE // width)
         parts = [
-            (2 * uniforms(keys[at : at + step], batch.seed ^ _SALT, width) - 1).to(like.dtype)
+            (2 * uniforms(keys[at : at + step], batch.step.seed ^ _SALT, width) - 1).to(like.dtype)
             for at in range(0, len(keys), step)
         ]
         return (torch.cat(parts) * scale[sequence, None].to(like.dtype)).reshape(like.shape)

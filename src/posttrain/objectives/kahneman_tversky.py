@@ -11,8 +11,9 @@ from pydantic import Field
 from posttrain.data import Sequence
 from posttrain.data.batch import Batch
 from posttrain.data.scores import REFERENCE_LOGPROBS, TokenScores
-from posttrain.objectives.objective import Score, TermLoss, objective
-from posttrain.objectives.reduction import Gather, Reduction
+from posttrain.data.step import Step
+from posttrain.objectives.objective import TermLoss, objective
+from posttrain.objectives.reduction import Reduction
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -20,7 +21,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 REFERENCE_POINT = "reference_point"
 
 
-def reference_point(sequences: List[Sequence], score: Score, gather: Gather) -> list[Sequence]:
+def reference_point(sequences: List[Sequence], step: Step) -> list[Sequence]:
     """KTO's z0 of the whole step, as a scalar `reference_point` of each of its sequences.
 
     z0 = max(0, mean over the step's sequences of Σ_t log π(y'_t) - log π_0(y'_t)), where y' is the answer of another
@@ -35,7 +36,7 @@ def reference_point(sequences: List[Sequence], score: Score, gather: Gather) -> 
     items = [
         _Item.of(sequence) if sequence.target.any() and "chosen" in sequence.scalars else None for sequence in sequences
     ]
-    everyone = sorted({item for share in gather(items) for item in share if item is not None}, key=_Item.order)
+    everyone = sorted({item for share in step.gather(items) for item in share if item is not None}, key=_Item.order)
     places = {item: place for place, item in enumerate(everyone)}
     longest = max((len(item.prompt) + len(item.answer) for item in everyone), default=0) // _WIDTH
     mismatched = []
@@ -43,9 +44,9 @@ def reference_point(sequences: List[Sequence], score: Score, gather: Gather) -> 
         other = _predecessor(everyone, places[item]) if item is not None else None
         if item is not None and other is not None:
             mismatched.append(_behind(sequence, item, other, longest))
-    scores = score(mismatched, (REFERENCE_LOGPROBS,))
+    scores = step.score(mismatched, (REFERENCE_LOGPROBS,))
     ratios = [float((found.logprobs - found["reference_logprobs"]).double().sum()) for found in scores]
-    sums, counts = zip(*gather((sum(ratios), len(ratios))), strict=True)
+    sums, counts = zip(*step.gather((sum(ratios), len(ratios))), strict=True)
     point = max(0.0, sum(sums) / sum(counts)) if sum(counts) else 0.0
     return [replace(sequence, scalars={**sequence.scalars, REFERENCE_POINT: point}) for sequence in sequences]
 

@@ -15,7 +15,7 @@ It never averages its loss itself: the reduction does, over the whole optimiser 
 import inspect
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,8 +26,9 @@ from torch import Tensor
 from posttrain.data import Origin, Sequence
 from posttrain.data.batch import Batch
 from posttrain.data.scores import Need, TokenScores
+from posttrain.data.step import Gather, Step, alone
 from posttrain.errors import UserError, nearest
-from posttrain.objectives.reduction import TOKEN_MEAN, Gather, Level, Measure, Reduction, alone
+from posttrain.objectives.reduction import TOKEN_MEAN, Level, Measure, Reduction
 from posttrain.registry import Registry
 
 TermLoss = Tensor | tuple[Tensor, dict[str, Tensor]]
@@ -43,10 +44,7 @@ class Scorer(Protocol):
 
 Forward = Callable[[Any, Batch, tuple[Need, ...]], TokenScores]
 """How scores come about where that is not `policy.scores(batch, needs)`: mixed embeddings, perturbed weights ..."""
-Score = Callable[[List[Sequence], tuple[Need, ...]], list[TokenScores]]
-"""Scores of each sequence's targets without gradient, in as many micro-batches as it takes, dropout off. Every rank
-must call it as often as the others; one that has nothing to score passes no sequences."""
-Prepare = Callable[[List[Sequence], Score, Gather], List[Sequence]]
+Prepare = Callable[[List[Sequence], Step], List[Sequence]]
 """What a loss must know of the whole step before its first backward: this rank's sequences with more scalars or
 columns. What it adds must depend on the step alone, not on how ranks and micro-batches cut it."""
 Check = Callable[[List[Sequence], List[Measure]], None]
@@ -56,10 +54,12 @@ Check = Callable[[List[Sequence], List[Measure]], None]
 @dataclass(frozen=True)
 class Loss:
     """`value`: this micro-batch's share of the step's loss. `metrics`: name -> (sum, count), to be added up over
-    micro-batches and ranks; without a count it is a share of a sum. They stay on the device: nothing waits for it."""
+    micro-batches and ranks; without a count it is a share of a sum. They stay on the device: nothing waits for it.
+    `records`: name -> `[S]`, what the run is to remember of these sequences' samples."""
 
     value: Tensor
     metrics: Mapping[str, tuple[Tensor, Tensor | None]]
+    records: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Term:
     token counts. All three hold in the numerator and in the denominator. `weight`: a factor, or a function of the
     step's progress in [0, 1]. `scalars`, `columns`: those that every sequence which it counts must have. `check` raises
     `UserError` for what else it cannot read; it and `prepare` run once a step, before the first forward.
+    `remember`: those of its metrics `[S]` that are kept by sample id, for `prepare` to find in `step.memory` when the
+    sample comes again.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Term:
     prepare: Prepare | None = None
     columns: tuple[str, ...] = ()
     check: Check | None = None
+    remember: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.reduction.check_level(self.level)
@@ -185,10 +188,10 @@ class Objective:
         chosen_by = (term.where.removeprefix(_NOT) for term in self.terms if term.where is not None)
         return frozenset(chosen_by).union(*(term.scalars for term in self.terms))
 
-    def prepare(self, sequences: List[Sequence], score: Score, gather: Gather = alone) -> List[Sequence]:
+    def prepare(self, sequences: List[Sequence], step: Step) -> List[Sequence]:
         """This rank's share of the step, with what the terms must know of the whole step before its first backward."""
         for prepare in dict.fromkeys(term.prepare for term in self.terms):
-            sequences = sequences if prepare is None else prepare(sequences, score, gather)
+            sequences = sequences if prepare is None else prepare(sequences, step)
         return sequences
 
     def check(self, sequences: List[Sequence]) -> None:
@@ -234,8 +237,9 @@ class Objective:
         """This micro-batch's share of the step's loss. `batch` must carry the coefficients of `attach`."""
         value: Tensor = torch.zeros((), device=batch.tokens.device)
         metrics: dict[str, tuple[Tensor, Tensor | None]] = {}
+        records: dict[str, Tensor] = {}
         scored: dict[Forward | None, TokenScores] = {}
-        progress = batch.step / max(1, batch.total_steps)
+        progress = batch.step.progress
         for key, term in self._keyed():
             if term.forward not in scored:
                 scored[term.forward] = self._forward(policy, batch, term.forward)
@@ -250,10 +254,11 @@ class Objective:
             if label:
                 metrics[f"{label}loss"] = (share.detach(), None)
             metrics |= {label + name: _sum_and_count(found, coefficients, batch) for name, found in extra.items()}
+            records |= {name: extra[name].detach() for name in term.remember}
         logprobs = scored[None].logprobs.detach() if None in scored else None
         if logprobs is not None:
             metrics["nll"] = (-logprobs.sum(), _number(len(logprobs), logprobs))
-        return Loss(value, metrics)
+        return Loss(value, metrics, records)
 
     def _forward(self, policy: Scorer, batch: Batch, forward: Forward | None) -> TokenScores:
         needs = {need.name: need for term in self.terms if term.forward == forward for need in term.needs}
@@ -301,6 +306,7 @@ class Declaration:
     prepare: Prepare | None
     columns: tuple[str, ...] = ()
     check: Check | None = None
+    remember: tuple[str, ...] = ()
 
 
 objectives: Registry[Callable[..., TermLoss]] = Registry("objective")
@@ -321,20 +327,22 @@ def objective(
     prepare: Prepare | None = None,
     columns: tuple[str, ...] = (),
     check: Check | None = None,
+    remember: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., TermLoss]], Callable[..., TermLoss]]:
     """Decorator: a recipe's `objective: name` is this loss.
 
     `needs`: the scores it reads beside `logprobs`, or a function of its options that says so. `reduction`: its default,
     which a recipe may change. `scalars`, `columns`: those that every sequence which counts must have; a loss that reads
     `chosen` makes a train stage encode preference pairs. `prepare`: what it must know of the whole step before its
-    first backward. `check`: what else it refuses, before the first forward.
+    first backward. `check`: what else it refuses, before the first forward. `remember`: metrics that `prepare` finds at
+    a sample's next visit.
     """
 
     def declare(function: Callable[..., TermLoss]) -> Callable[..., TermLoss]:
         taken = set(inspect.signature(function).parameters) & set(COMMON)
         if taken:
             raise TypeError(f"objective '{name}': every term has {sorted(taken)} already; call its option otherwise")
-        declarations[name] = Declaration(needs, reduction, level, forward, scalars, prepare, columns, check)
+        declarations[name] = Declaration(needs, reduction, level, forward, scalars, prepare, columns, check, remember)
         return objectives.register(name)(function)
 
     return declare

@@ -5,27 +5,20 @@ micro-batch then contributes `Σ coefficient · loss`: nothing is left to averag
 the step was cut.
 """
 
-from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from posttrain.data import Sequence
+from posttrain.data.step import Gather, alone
 from posttrain.errors import UserError
 
 Level = Literal["token", "sequence", "group"]
-Gather = Callable[[Any], list[Any]]
-"""All ranks' values of an object, in rank order."""
 Measure = npt.NDArray[np.float64]
 """`[T]`: how much each token counts; 0 where it does not. Usually the target mask of the term."""
-
-
-def alone(value: Any) -> list[Any]:
-    """`Gather` of a single process."""
-    return [value]
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from torch import Tensor
 from posttrain.data import Sequence
 from posttrain.data.batch import Batch
 from posttrain.data.scores import REFERENCE_LOGPROBS, Chunk, Need, TokenScores
+from posttrain.data.step import Step
 from posttrain.errors import UserError
-from posttrain.objectives.objective import Score, TermLoss, objective
-from posttrain.objectives.reduction import Gather, Measure
+from posttrain.objectives.objective import TermLoss, objective
+from posttrain.objectives.reduction import Measure
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -124,7 +125,7 @@ OTHERS_LOGPROB = Need("others_logprob", _others_logprob)
 """log(1 - π(token)), exact for a token that is all but certain, where 1 - exp(log p) has lost every digit."""
 
 
-def _mark_tokens(sequences: List[Sequence], score: Score, gather: Gather) -> List[Sequence]:
+def _mark_tokens(sequences: List[Sequence], step: Step) -> List[Sequence]:
     """Scalars become columns, so that a micro-batch may hold sequences with either."""
 
     def marked(sequence: Sequence) -> Sequence:

@@ -98,7 +98,7 @@ def _chunk(
     if compared and reference is None:
         raise ValueError("the objective compares with a reference model, but the policy has none")
     reference_logits = reference(at) if compared and reference is not None else None
-    return Chunk(logits, batch.tokens[at], batch.key[at], reference_logits, batch.seed)
+    return Chunk(logits, batch.tokens[at], batch.key[at], reference_logits, batch.step.seed)
 
 
 def _chunk_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:

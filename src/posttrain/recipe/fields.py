@@ -122,6 +122,9 @@ class Train(Rendered):
     objective: str | dict[str, Any] | list[str | dict[str, Any]] = Field(
         "nll", description="a loss, or terms to add up"
     )
+    transforms: list[Piece] = Field(
+        [], description="what happens to a step's samples before the loss, in order, anew at every visit"
+    )
     reference: str | None = Field(
         None, description="model to compare with; default: the weights this stage starts from"
     )
@@ -165,6 +168,9 @@ class Evaluate(Decoding):
     kind: Literal["evaluate"] = "evaluate"
     model: str = Field("base", description="'base', a name in models, or an earlier train or merge stage")
     data: str = Field("test", description="name of a data set")
+    reference: str | None = Field(
+        None, description="also measure how far the answers' distribution is from this model's (kl), and its entropy"
+    )
     template: Literal["chat", "none"] = "chat"
     template_options: dict[str, Any] = Field(
         {}, description="passed to the chat template: {enable_thinking: false} ..."

@@ -42,6 +42,15 @@ def read_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     Raises `UserError` that names the file, the line, the key and the nearest valid key.
     """
     path = find_recipe(name)
+    content, text = _read(path)
+    content.setdefault("name", path.stem)
+    content = _extended(content, path, [])
+    given = override(content, overrides or [])
+    return check_recipe(content, str(path), text, given)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """The content and the text of a recipe file."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -55,9 +64,30 @@ def read_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
         raise UserError(
             f"{path}: a recipe is a mapping of keys ('stages: ...'), found {_KINDS.get(type(content), 'text')}"
         )
-    content.setdefault("name", path.stem)
-    given = override(content, overrides or [])
-    return check_recipe(content, str(path), text, given)
+    return content, text
+
+
+def _extended(content: dict[str, Any], path: Path, seen: list[str]) -> dict[str, Any]:
+    """The content with what it `extends` beneath it: mappings are merged key by key, all else is replaced."""
+    name = content.pop("extends", None)
+    if name is None:
+        return content
+    if not isinstance(name, str):
+        raise UserError(f"{path}: 'extends' is the name or path of one recipe, found {name!r}")
+    beside = path.parent / name
+    parent = beside if beside.is_file() else find_recipe(name)
+    if str(parent) in seen:
+        raise UserError(f"{path}: recipes extend one another in a circle: {' -> '.join([*seen, str(parent)])}")
+    below = _extended(_read(parent)[0], parent, [*seen, str(path)])
+    return _merged({key: value for key, value in below.items() if key not in ("paper", "description")}, content)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def check_recipe(

@@ -2,5 +2,6 @@
 
 from posttrain.sources.demonstrations import Demonstrations
 from posttrain.sources.source import Source
+from posttrain.sources.transforms import Transformed, build_transform, transform, transforms
 
-__all__ = ["Demonstrations", "Source"]
+__all__ = ["Demonstrations", "Source", "Transformed", "build_transform", "transform", "transforms"]

@@ -7,7 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.data import Sequence
-from posttrain.policy import Policy
+from posttrain.data.step import Step
+
+_ANOTHER = 1
+"""Keeps the draws of `another` apart from those of the order."""
 
 
 class Dataset(Protocol):
@@ -56,9 +59,17 @@ class Demonstrations:
         places = range(start, min(start + self.batch_size, max(self.total, start + 1)))
         return [int(self._permutation(place // self.items)[place % self.items]) for place in places]
 
-    def next(self, step: int, policy: Policy) -> list[Sequence]:
+    def next(self, step: Step) -> list[Sequence]:
         """This rank's share of a step."""
-        drawn = self.indices(step)[self.rank :: self.ranks]
+        return self._share(self.indices(step.index))
+
+    def another(self, step: Step) -> list[Sequence]:
+        """This rank's share of as many items, drawn without replacement and independently of the step's own."""
+        rng = np.random.default_rng([self.seed, step.index, _ANOTHER])
+        return self._share([int(item) for item in rng.permutation(self.items)[: self.batch_size]])
+
+    def _share(self, items: list[int]) -> list[Sequence]:
+        drawn = items[self.rank :: self.ranks]
         if not self.pairs:
             return [self.data[index] for index in drawn]
         return [side for place, pair in enumerate(drawn) for side in self._sides(pair, place)]
@@ -71,7 +82,7 @@ class Demonstrations:
         """Nothing: the order is a function of the step."""
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, states: list[dict[str, Any]]) -> None:
         """Nothing to restore."""
 
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:

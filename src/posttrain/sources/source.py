@@ -3,20 +3,24 @@
 from typing import Any, Protocol
 
 from posttrain.data import Sequence
-from posttrain.policy import Policy
+from posttrain.data.step import Step
 
 
 class Source(Protocol):
     """Gives the sequences of each optimiser step: demonstrations, rollouts, prefixes, hints, mixtures of sources."""
 
-    def next(self, step: int, policy: Policy) -> list[Sequence]:
-        """This rank's share of step `step` (0-based); all ranks together see the same sequences, however many."""
+    def next(self, step: Step) -> list[Sequence]:
+        """This rank's share of a step; all ranks together see the same sequences, however many there are."""
+        ...
+
+    def another(self, step: Step) -> list[Sequence]:
+        """This rank's share of a second batch of the step's size, drawn on its own: for losses that read two."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep so that the next steps are the same; JSON-able, and the same on every rank."""
+        """What a checkpoint must keep so that the next steps are the same: plain values and tensors, of this rank."""
         ...
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state, perhaps on another number of ranks."""
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """Go on from the states of all ranks, in their order: perhaps on another number of ranks."""
         ...

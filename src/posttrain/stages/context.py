@@ -220,7 +220,12 @@ class Context:
 
     def micro_batch_tokens(self, stage: Train) -> int:
         """Tokens computed at once: the stage's, or what suits the device."""
-        return stage.micro_batch_tokens or MICRO_BATCH_TOKENS.get(self.ranks.device.type, 8192)
+        return stage.micro_batch_tokens or self.evaluation_tokens
+
+    @property
+    def evaluation_tokens(self) -> int:
+        """Tokens computed at once where no stage says how many: what suits the device."""
+        return MICRO_BATCH_TOKENS.get(self.ranks.device.type, 8192)
 
     def stage_fingerprint(self, name: str) -> str:
         """Hash of all that a stage's output depends on: its fields, the seed, its models, data and own pieces."""

@@ -5,24 +5,25 @@ import time
 from typing import Any
 
 from posttrain.data import Sample
-from posttrain.data.rendering import Rendering, render
+from posttrain.data.rendering import Rendering, render_batch
+from posttrain.data.scores import ENTROPY, REVERSE_KL
 from posttrain.data.turns import Refusal
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer
-from posttrain.policy import Policy
+from posttrain.policy import Policy, Reference
 from posttrain.recipe import Evaluate
 from posttrain.stages.asking import ask, counting, plan_questions, questions
 from posttrain.stages.context import Context
+from posttrain.stages.encoded import prompts_of
 from posttrain.stages.plan import Plan
-from posttrain.stages.scoring import mean_logprob
+from posttrain.stages.scoring import behind_prompt, mean_scores
 from posttrain.stages.train import load_policy
-
-LIKELIHOOD_TOKENS = 8192
-"""Tokens of a micro-batch when demonstrations are scored."""
 
 
 def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
-    """Check model and data; render every prompt and see that an answer fits behind it."""
+    """Check models and data; render every prompt and see that an answer fits behind it."""
+    if stage.reference is not None:
+        context.origin(stage.reference)
     return Plan(plan_questions(context, stage))
 
 
@@ -34,10 +35,7 @@ def run_evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]
 def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
     policy = load_policy(context, stage.model)
     samples = questions(context, stage.data)
-    rows: list[dict[str, Any]] = []
-
-    def record(answer: Answer) -> None:
-        rows.append(answer.to_json())
+    answers: list[Answer] = []
 
     started = time.perf_counter()
     expected = len(samples) * stage.n * stage.max_new_tokens
@@ -51,14 +49,16 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
             name,
             template_options=stage.template_options,
             seed=context.recipe.seed,
-            record=record,
+            record=answers.append,
             progress=counting(context, bar),
         )
     seconds = time.perf_counter() - started
-    metrics = {**result.metrics, **_log_likelihood(policy, samples, stage)}
+    metrics = {**result.metrics, **_log_likelihood(context, policy, samples, stage)}
+    if stage.reference is not None:
+        metrics |= _drift(context, policy, samples, answers, stage)
     context.journal.restart_stage()
-    context.journal.answers(name, rows)
-    tokens = sum(int(row["tokens"]) for row in rows)
+    context.journal.answers(name, [answer.to_json() for answer in answers])
+    tokens = sum(answer.tokens for answer in answers)
     content = {
         "stage": name,
         "model": stage.model,
@@ -74,15 +74,35 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
     return {**kept, "seconds": round(seconds, 3), "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)}
 
 
-def _log_likelihood(policy: Policy, samples: list[Sample], stage: Evaluate) -> dict[str, float]:
+def _log_likelihood(context: Context, policy: Policy, samples: list[Sample], stage: Evaluate) -> dict[str, float]:
     """Mean log-probability of the demonstrations' tokens (nats), where the data have demonstrations."""
     shown = [sample for sample in samples if sample.response]
     if not shown:
         return {}
     rendering = Rendering(policy.context_length, template=stage.template, template_options=stage.template_options)
-    rendered = [render(sample, policy.tokenizer, rendering) for sample in shown]
-    sequences = [sequence for sequence in rendered if not isinstance(sequence, Refusal)]
-    return {"log_likelihood": mean_logprob(policy, sequences, LIKELIHOOD_TOKENS)} if sequences else {}
+    rendered = render_batch(shown, policy.tokenizer, rendering)
+    sequences = [item.sequence for item in rendered if not isinstance(item, Refusal)]
+    if not sequences:
+        return {}
+    return {"log_likelihood": mean_scores(policy, sequences, (), context.evaluation_tokens)["logprobs"]}
+
+
+def _drift(
+    context: Context, policy: Policy, samples: list[Sample], answers: list[Answer], stage: Evaluate
+) -> dict[str, float]:
+    """`kl`: KL(model ‖ reference) a token, over the whole vocabulary, along the model's own answers (nats); `entropy`:
+    that of the model there."""
+    assert stage.reference is not None
+    limit, tokenizer = policy.context_length, policy.tokenizer
+    prompts = prompts_of(samples, tokenizer, stage.template, stage.max_new_tokens, limit, stage.template_options)
+    sequences = [
+        behind_prompt(prompts[answer.sample_id], answer.token_ids, answer.sample_id)
+        for answer in answers
+        if answer.token_ids
+    ]
+    policy.reference = Reference.of(load_policy(context, stage.reference))
+    found = mean_scores(policy, sequences, (REVERSE_KL, ENTROPY), context.evaluation_tokens)
+    return {"kl": found["reverse_kl"], "entropy": found["entropy"]}
 
 
 def write_atomically(context: Context, name: str, text: str) -> None:

@@ -15,7 +15,7 @@ from posttrain.objectives import Objective, build_objective
 from posttrain.policy import ModelOptions, Policy, Reference, load_tokenizer
 from posttrain.policy.loading import bare_model
 from posttrain.recipe import Model, Train
-from posttrain.sources import Demonstrations
+from posttrain.sources import Demonstrations, Transformed, build_transform
 from posttrain.sources.demonstrations import Dataset
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import encoded, rendering_of
@@ -37,6 +37,8 @@ LARGE_MODEL, HIGH_RATE = 50 * 10**6, 1e-4
 def plan_train(context: Context, name: str, stage: Train) -> Plan:
     """Check everything that a train stage will need, and count what it will do. Tokenises (and caches) its data."""
     objective = build_objective(stage.objective)
+    for spec in stage.transforms:
+        build_transform(spec)
     if stage.adapter is not None:
         adapters.options(stage.adapter)
     if stage.reference is not None:
@@ -143,7 +145,7 @@ def _loop(
     folder = context.folder / "checkpoints" / name
     return Loop(
         policy=policy,
-        source=source,
+        source=Transformed(source, [build_transform(spec) for spec in stage.transforms]),
         objective=objective,
         optimiser=build_optimiser(
             policy.trainable_parameters(),

@@ -12,7 +12,7 @@ from posttrain.recipe import Train, Watch
 from posttrain.stages.asking import ask, questions
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of, rendering_of
-from posttrain.stages.scoring import mean_logprob
+from posttrain.stages.scoring import mean_scores
 
 HELD_OUT = "held_out_loss"
 SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "mean_length", "truncated", "format_validity", "errors")
@@ -56,7 +56,8 @@ class Watcher:
         """
         metrics: dict[str, float] = {}
         if self.held_out:
-            metrics[HELD_OUT] = -mean_logprob(self.policy, self.held_out, self.context.micro_batch_tokens(self.stage))
+            found = mean_scores(self.policy, self.held_out, (), self.context.micro_batch_tokens(self.stage))
+            metrics[HELD_OUT] = -found["logprobs"]
         if self.watch.generate:
             metrics |= self.context.ranks.on_main(lambda: self._answers(step))
         return dict(self.context.ranks.gather(metrics)[0])

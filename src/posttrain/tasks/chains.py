@@ -2,8 +2,9 @@
 
 from random import Random
 
+from posttrain.errors import UserError
 from posttrain.tasks.answers import answered, worked
-from posttrain.tasks.generated import GeneratedTask
+from posttrain.tasks.generated import GeneratedTask, Part
 from posttrain.tasks.task import Difficulty, tasks
 
 Chain = tuple[int, tuple[tuple[str, int], ...]]
@@ -18,18 +19,27 @@ class Chains(GeneratedTask[Chain]):
     """Sums, differences and products of 2 to 4 numbers (5 to 7 in `harder`), every result within 99 (999).
 
     Parentheses stand where a product takes a sum: the usual order of operations and left to right are the same.
+    `terms` (fewest and most numbers) and `limit` make problems of other sizes, whatever the difficulty.
     Styles: "steps" (one operation on each line), "direct" (the answer alone), "terse" (the results alone), "prose".
     """
 
     name = "chains"
     styles = ("steps", "direct", "terse", "prose")
 
+    def __init__(self, *, terms: tuple[int, int] | None = None, limit: int | None = None, part: Part = "any") -> None:
+        super().__init__(part=part)
+        if terms is not None and not 2 <= terms[0] <= terms[1]:
+            raise UserError(f"task 'chains': terms is {list(terms)}; give the fewest (2 or more) and the most numbers")
+        if limit is not None and limit < 99:
+            raise UserError(f"task 'chains': limit is {limit}; give 99 or more, the size of the first number")
+        self.terms, self.limit = terms, limit
+
     def problem(self, rng: Random, difficulty: Difficulty) -> Chain:
         """Draw a chain; both the numbers and the running results stay within the limit."""
-        limit = LIMIT[difficulty]
+        limit = self.limit or LIMIT[difficulty]
         first = value = rng.randint(1, 99)
         links = []
-        for _ in range(rng.randint(*TERMS[difficulty]) - 1):
+        for _ in range(rng.randint(*(self.terms or TERMS[difficulty])) - 1):
             operator, number = _link(rng, value, limit)
             value = _apply(value, operator, number)
             links.append((operator, number))

@@ -21,11 +21,10 @@ FULL = 2**24
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: `step` steps are done; `state` is what the loop keeps beside weights and optimiser."""
+    """A complete checkpoint: `step` steps are done."""
 
     folder: Path
     step: int
-    state: dict[str, Any]
 
     def weights(self) -> dict[str, Tensor]:
         """The trainable parameters by name, on the CPU."""
@@ -33,7 +32,14 @@ class Checkpoint:
 
     def optimiser(self) -> dict[str, Any]:
         """The optimiser's state, on the CPU."""
-        state: dict[str, Any] = torch.load(self.folder / "optimiser.pt", map_location="cpu", weights_only=True)
+        return self._loaded("optimiser.pt")
+
+    def state(self) -> dict[str, Any]:
+        """What the loop keeps beside weights and optimiser: plain values and tensors on the CPU."""
+        return self._loaded("state.pt")
+
+    def _loaded(self, name: str) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(self.folder / name, map_location="cpu", weights_only=True)
         return state
 
 
@@ -58,7 +64,8 @@ class CheckpointStore:
             partial.mkdir(parents=True)
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial / "weights.safetensors")
             torch.save(optimiser, partial / "optimiser.pt")
-            content = {"step": step, "fingerprint": self.fingerprint, "state": state}
+            torch.save(state, partial / "state.pt")
+            content = {"step": step, "fingerprint": self.fingerprint}
             (partial / "state.json").write_text(json.dumps(content), encoding="utf-8")
             for path in (*partial.iterdir(), partial):
                 _flush(path)
@@ -93,7 +100,7 @@ class CheckpointStore:
                 f"checkpoint '{folder}' was written by another recipe (or other data, or another start): "
                 "give another 'out' folder, set 'resume=false' to start over, or go back to that recipe"
             )
-        return Checkpoint(folder, content["step"], content["state"])
+        return Checkpoint(folder, content["step"])
 
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None. Raises `UserError` as `at` does."""

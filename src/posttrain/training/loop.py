@@ -24,7 +24,7 @@ from posttrain.training.sharding import (
     trained_weights,
     whole,
 )
-from posttrain.training.step import Position, Stopwatch, accumulate_gradients
+from posttrain.training.step import Records, Stopwatch, accumulate_gradients, begin
 
 Evaluate = Callable[[int], dict[str, float]]
 """Evaluation after some steps: metric name -> value. It writes its answers itself."""
@@ -61,7 +61,10 @@ class EarlyStopping:
 
 @dataclass
 class Progress:
-    """What the loop keeps from step to step, and a checkpoint from run to run. `evaluated`: the last step that was."""
+    """What the loop keeps from step to step, and a checkpoint from run to run.
+
+    `evaluated`: the last step that was. `memory`: what the objective remembers of samples.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -72,6 +75,7 @@ class Progress:
     best_step: int = 0
     since_best: int = 0
     last: dict[str, float] = field(default_factory=dict)
+    memory: Records = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,12 +132,22 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     settings, watch = loop.settings, Stopwatch(loop.policy.device)
     start = time.perf_counter()
     _seed_dropout(settings.seed, progress.step, loop.ranks.rank)
+    step = begin(
+        progress.step,
+        settings.steps,
+        progress.step / settings.steps_per_epoch,
+        settings.seed,
+        policy=loop.policy,
+        token_budget=settings.token_budget,
+        ranks=loop.ranks,
+        draw=lambda: loop.source.another(step),
+        memory=progress.memory,
+    )
     with watch.lap("time/source"):
-        sequences = loop.source.next(progress.step, loop.policy)
+        sequences = loop.source.next(step)
     loop.policy.model.train()
-    position = Position(progress.step, settings.steps, progress.step / settings.steps_per_epoch, settings.seed)
     result = accumulate_gradients(
-        loop.policy, loop.objective, sequences, settings.token_budget, position, loop.ranks, watch
+        loop.policy, loop.objective, sequences, settings.token_budget, step, loop.ranks, watch
     )
     with watch.lap("time/optimiser"):
         parameters = [p for _, p in loop.policy.trainable_parameters()]
@@ -145,6 +159,8 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     progress.step += 1
     progress.tokens += result.tokens
     progress.input_tokens += result.input_tokens
+    for name, values in result.records.items():
+        progress.memory.setdefault(name, {}).update(values)
     spent = watch.seconds()
     elapsed = time.perf_counter() - start
     return {
@@ -235,7 +251,8 @@ def _save(loop: Loop, progress: Progress) -> None:
     What they replace is dropped only then.
     """
     main = loop.ranks.is_main
-    state = {"progress": vars(progress).copy(), "journal": loop.journal.position(), "source": loop.source.state()}
+    sources = loop.ranks.gather(loop.source.state())
+    state = {"progress": vars(progress).copy(), "journal": loop.journal.position(), "source": sources}
     weights = trained_weights(loop.policy, keep=main)
     optimiser = optimiser_state(loop.optimiser, keep=main)
 
@@ -259,10 +276,11 @@ def _restore(loop: Loop) -> Progress | None:
         return None
     load_trained_weights(loop.policy, checkpoint.weights())
     load_optimiser_state(loop.optimiser, checkpoint.optimiser())
-    loop.source.restore(checkpoint.state["source"])
-    loop.journal.rewind(checkpoint.state["journal"])
+    state = checkpoint.state()
+    loop.source.restore(state["source"])
+    loop.journal.rewind(state["journal"])
     loop.ranks.wait()
-    return Progress(**checkpoint.state["progress"])
+    return Progress(**state["progress"])
 
 
 def _load_best(loop: Loop, progress: Progress) -> None:

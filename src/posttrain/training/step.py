@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as List
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from posttrain.data import Sequence
-from posttrain.data.batch import Batch, collate, micro_batches
+from posttrain.data.batch import collate, micro_batches
 from posttrain.data.scores import Need, TokenScores
+from posttrain.data.step import Draw, Step
 from posttrain.objectives import Objective
 from posttrain.objectives.reduction import Measure
 from posttrain.policy import Policy
@@ -27,23 +27,16 @@ MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 
 Sums = dict[str, tuple[float, float]]
 """Metrics on their way to a mean: name -> (sum, count)."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where in the run a step is, for losses with a schedule and for random draws."""
-
-    step: int
-    total_steps: int
-    epoch: float
-    seed: int
+Records = dict[str, dict[str, float]]
+"""What is remembered of samples: name -> sample id -> value."""
 
 
 @dataclass
 class StepResult:
     """What one step showed, over all ranks: the loss, metrics as means, counts.
 
-    Of this rank alone: the number of micro-batches, and `offending`, the sequences of those whose loss is not finite.
+    `records`: name -> sample id -> value, what the objective asks to be remembered. Of this rank alone: the number of
+    micro-batches, and `offending`, the sequences of those whose loss is not finite.
     """
 
     loss: float = 0.0
@@ -52,6 +45,7 @@ class StepResult:
     input_tokens: int = 0
     sequences: int = 0
     micro_batches: int = 0
+    records: Records = field(default_factory=dict)
     offending: list[Sequence] = field(default_factory=list)
 
 
@@ -92,7 +86,7 @@ def accumulate_gradients(
     objective: Objective,
     sequences: List[Sequence],
     token_budget: int,
-    position: Position,
+    step: Step,
     ranks: Ranks,
     watch: Stopwatch,
 ) -> StepResult:
@@ -102,18 +96,19 @@ def accumulate_gradients(
     """
     result = StepResult()
     with watch.lap("time/forward"):
-        score = partial(score_sequences, policy, token_budget, ranks, seed=_step_seed(position))
-        sequences = objective.prepare(sequences, score, ranks.gather)
+        sequences = objective.prepare(sequences, step)
     sequences = _with_whole_references(objective, sequences, ranks)
     rows = objective.coefficients(sequences, ranks.gather)
     parts = micro_batches(sequences, token_budget, layout=policy.layout, keep_groups=objective.keeps_groups)
     cut = [_Part([sequences[row] for row in part], [rows[row] for row in part]) for part in parts]
     values: list[Tensor] = []
     metrics: list[Mapping[str, tuple[Tensor, Tensor | None]]] = []
+    records: list[tuple[tuple[str, ...], Mapping[str, Tensor]]] = []
     for part in [*cut, *(_fillers(cut, ranks) if is_sharded(policy) else [])]:
         with watch.lap("time/data"):
             batch = collate(part.sequences, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
-            batch = _placed(objective.attach(batch, part.sequences, part.rows), position, policy)
+            batch = replace(objective.attach(batch, part.sequences, part.rows), step=step)
+            batch = batch if policy.device.type == "cpu" else batch.to(policy.device)
         with watch.lap("time/forward"):
             loss = objective.loss(policy, batch)
         with watch.lap("time/backward"):
@@ -122,6 +117,7 @@ def accumulate_gradients(
         if part.counts:
             values.append(loss.value.detach())
             metrics.append(loss.metrics)
+            records.append((batch.sample_ids, loss.records))
             result.tokens += len(batch.tokens)
             result.input_tokens += sum(len(sequence) for sequence in part.sequences)
             result.sequences += len(part.sequences)
@@ -131,6 +127,7 @@ def accumulate_gradients(
     ]
     result.micro_batches = len(cut)
     result.loss = sum(shares)
+    result.records = _recorded(records)
     _join_ranks(result, sums, ranks)
     return result
 
@@ -150,9 +147,54 @@ def _with_whole_references(objective: Objective, sequences: List[Sequence], rank
     ]
 
 
+def begin(
+    index: int,
+    total: int,
+    epoch: float,
+    seed: int,
+    *,
+    policy: Policy,
+    token_budget: int,
+    ranks: Ranks,
+    draw: Draw | None = None,
+    memory: Records | None = None,
+) -> Step:
+    """The step `index` of `total` in a run with `seed`, with all that may be asked while it is prepared."""
+    drawn = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(2))
+    step = Step(index, total, epoch, drawn, policy, gather=ranks.gather, memory=memory if memory is not None else {})
+
+    def score(sequences: List[Sequence], needs: tuple[Need, ...]) -> list[TokenScores]:
+        return score_sequences(policy, token_budget, ranks, sequences, needs, step)
+
+    def gradient(objective: Objective, sequences: List[Sequence]) -> dict[str, Tensor]:
+        return _gradient(policy, objective, sequences, token_budget, step, ranks)
+
+    return replace(step, score=score, gradient=gradient, draw=draw or step.draw)
+
+
+def _gradient(
+    policy: Policy, objective: Objective, sequences: List[Sequence], token_budget: int, step: Step, ranks: Ranks
+) -> dict[str, Tensor]:
+    named = policy.trainable_parameters()
+    before = [parameter.grad for _, parameter in named]
+    for _, parameter in named:
+        parameter.grad = None
+    accumulate_gradients(policy, objective, sequences, token_budget, step, ranks, Stopwatch(policy.device))
+    ranks.add_gradients([parameter for _, parameter in named])
+    found = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+    for (_, parameter), gradient in zip(named, before, strict=True):
+        parameter.grad = gradient
+    return found
+
+
 @torch.no_grad()
 def score_sequences(
-    policy: Policy, token_budget: int, ranks: Ranks, sequences: List[Sequence], needs: tuple[Need, ...], seed: int = 0
+    policy: Policy,
+    token_budget: int,
+    ranks: Ranks,
+    sequences: List[Sequence],
+    needs: tuple[Need, ...],
+    step: Step | None = None,
 ) -> list[TokenScores]:
     """Scores of each sequence's target tokens, with dropout off and no graph. Every rank must call this as often."""
     training = policy.model.training
@@ -163,7 +205,7 @@ def score_sequences(
     found: list[TokenScores] = []
     for part in [*cut, *fillers]:
         batch = collate(part.sequences, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
-        scores = policy.scores(replace(batch, seed=seed).to(policy.device), needs)
+        scores = policy.scores(replace(batch, step=step or Step()).to(policy.device), needs)
         if part.counts:
             found += _by_sequence(scores, [sequence.targets for sequence in part.sequences])
     policy.model.train(training)
@@ -194,6 +236,15 @@ def _by_sequence(scores: TokenScores, targets: list[int]) -> list[TokenScores]:
     ]
 
 
+def _recorded(found: List[tuple[tuple[str, ...], Mapping[str, Tensor]]]) -> Records:
+    """Of a sample that comes twice in a step, the last value counts."""
+    records: Records = {}
+    for sample_ids, values in found:
+        for name, tensor in values.items():
+            records.setdefault(name, {}).update(zip(sample_ids, tensor.tolist(), strict=True))
+    return records
+
+
 @dataclass(frozen=True)
 class _Part:
     """A micro-batch with its coefficients. One that does not count is only there to keep sharded ranks in step."""
@@ -218,22 +269,6 @@ def _fillers(cut: list[_Part], ranks: Ranks) -> list[_Part]:
     return [_Part(shortest.sequences, list(nothing), counts=False)] * (max(counts) - len(cut))
 
 
-def _placed(batch: Batch, position: Position, policy: Policy) -> Batch:
-    placed = replace(
-        batch,
-        step=position.step,
-        total_steps=position.total_steps,
-        epoch=position.epoch,
-        seed=_step_seed(position),
-    )
-    return placed if policy.device.type == "cpu" else placed.to(policy.device)
-
-
-def _step_seed(position: Position) -> int:
-    """Another one at every step: what a sample draws differs between its visits, and is the same when one is redone."""
-    return int(np.random.SeedSequence([position.seed, position.step]).generate_state(1, np.uint64)[0] >> np.uint64(2))
-
-
 def add_metrics(sums: Sums, more: Mapping[str, tuple[float, float]]) -> Sums:
     """The (sum, count) pairs of both, added by name."""
     added = dict(sums)
@@ -249,13 +284,16 @@ def means(sums: Sums) -> dict[str, float]:
 
 
 def _join_ranks(result: StepResult, sums: Sums, ranks: Ranks) -> None:
-    mine = (result.loss, sums, result.tokens, result.input_tokens, result.sequences)
+    mine = (result.loss, sums, result.tokens, result.input_tokens, result.sequences, result.records)
     joined: Sums = {}
+    result.records = {}
     result.loss, result.tokens, result.input_tokens, result.sequences = 0.0, 0, 0, 0
-    for loss, theirs, tokens, input_tokens, sequences in ranks.gather(mine):
+    for loss, theirs, tokens, input_tokens, sequences, records in ranks.gather(mine):
         result.loss += loss
         result.tokens += tokens
         result.input_tokens += input_tokens
         result.sequences += sequences
         joined = add_metrics(joined, theirs)
+        for name, values in records.items():
+            result.records.setdefault(name, {}).update(values)
     result.metrics = means(joined)

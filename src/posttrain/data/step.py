@@ -1,0 +1,60 @@
+"""`Step`: what sources, transforms and losses know of an optimiser step before its first backward pass."""
+
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from posttrain.data.scores import Need, TokenScores
+from posttrain.data.sequence import Sequence
+
+Gather = Callable[[Any], list[Any]]
+"""All ranks' values of an object, in rank order. Every rank must call it as often as the others."""
+Score = Callable[[List[Sequence], tuple[Need, ...]], list[TokenScores]]
+"""Scores of each sequence's targets without gradient, in as many micro-batches as it takes, dropout off. Every rank
+must call it as often as the others; one that has nothing to score passes no sequences."""
+Gradient = Callable[[Any, List[Sequence]], dict[str, Tensor]]
+"""The gradient of an objective over some sequences (this rank's share), summed over ranks, by parameter name. Nothing
+stays behind in `.grad`."""
+Draw = Callable[[], list[Sequence]]
+"""This rank's share of a second, independently drawn batch of the step's size."""
+
+
+def alone(value: Any) -> list[Any]:
+    """`Gather` of a single process."""
+    return [value]
+
+
+def _absent(*_: Any) -> Any:
+    raise RuntimeError("this step has no policy to score with and no source to draw from")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where in the run a step is, and what may be asked while it is prepared.
+
+    - `index` of `total` (0-based), `epoch` (fractional), `seed` (another one at every step): for schedules and draws.
+    - `policy`, `score`, `gather`, `gradient`, `draw`: see their types.
+    - `memory`: name -> sample id -> value, what a loss's metrics were when a sample was last visited (those that it
+      declares with `remember`). The same on every rank, and kept in checkpoints.
+    - `shared`: what a loss's `prepare` leaves for its own forward passes in this step (`batch.step.shared`).
+    """
+
+    index: int = 0
+    total: int = 1
+    epoch: float = 0.0
+    seed: int = 0
+    policy: Any = None
+    score: Score = _absent
+    gather: Gather = alone
+    gradient: Gradient = _absent
+    draw: Draw = _absent
+    memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is behind, in [0, 1)."""
+        return self.index / max(1, self.total)
