@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from running import (
     INTERRUPTED,
     assert_same_run,
@@ -186,10 +187,10 @@ def test_seconds_of_a_stage_go_on_where_a_killed_run_saved_them(tiny: Path, tmp_
     recipe = small_recipe(tiny, folder, {"sft": {"kind": "train", "steps": 6, "checkpoint_every": 2}})
     process = start(die_while_saving, recipe.model_dump(mode="json"), 2)
     process.join(60)
-    path = folder / "checkpoints" / "sft" / "step-00000002" / "state.json"
-    state = json.loads(path.read_text())
-    state["state"]["progress"]["seconds"] += 1000
-    path.write_text(json.dumps(state))
+    path = folder / "checkpoints" / "sft" / "step-00000002" / "state.pt"
+    state = torch.load(path)
+    state["progress"]["seconds"] += 1000
+    torch.save(state, path)
     run_quietly(recipe)
     assert manifest(folder)["stages"]["sft"]["seconds"] > 1000
     seconds = [json.loads(line)["seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines()]

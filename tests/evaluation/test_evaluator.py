@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Sequence as List
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,7 +85,8 @@ def test_answers_keep_what_was_said_and_why_it_scored_so():
     answers = run([["7", "1"]], "1", step=30).answers
     assert [answer.draw for answer in answers] == [0, 1]
     first = answers[0]
-    assert first == Answer(
+    assert len(first.token_ids) == first.tokens
+    assert replace(first, token_ids=()) == Answer(
         sample_id=problems("1")[0].id,
         task="toy",
         prompt="Problem 0",
@@ -100,7 +102,7 @@ def test_answers_keep_what_was_said_and_why_it_scored_so():
         draw=0,
         step=30,
     )
-    assert Answer.from_json(json.loads(json.dumps(first.to_json()))) == first
+    assert Answer.from_json(json.loads(json.dumps(first.to_json()))) == replace(first, token_ids=())
 
 
 def test_an_answer_with_numpy_inside_is_still_a_line_of_json():

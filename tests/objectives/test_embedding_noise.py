@@ -21,7 +21,7 @@ WIDTH = 32
 
 
 def batch_of(step: list[Sequence], layout: Layout = "padded") -> Batch:
-    return replace(collate(step, pad_id=258, layout=layout), seed=7)
+    return replace(collate(step, pad_id=258, layout=layout), step=Step(seed=7))
 
 
 def noise_of(step: list[Sequence], layout: Layout = "padded", alpha: float = 5.0, width: int = WIDTH) -> list[Tensor]:

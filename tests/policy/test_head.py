@@ -338,7 +338,7 @@ def test_draws_are_the_same_however_a_step_is_cut(rows: int, order: list[int], a
     whole = scored(make_hidden(), head, (UNIFORMS,), rows, replace(BATCH, step=Step(seed=5)))["uniforms"]
     by_token = dict(zip(BATCH.key.tolist(), whole, strict=True))
     for part in (order[:at], order[at:]):
-        batch = replace(collate([step[index] for index in part], layout=layout), seed=5)
+        batch = replace(collate([step[index] for index in part], layout=layout), step=Step(seed=5))
         found = scored(make_hidden(len(batch.tokens)), head, (UNIFORMS,), 16, batch)["uniforms"]
         assert all(torch.equal(by_token[key], draws) for key, draws in zip(batch.key.tolist(), found, strict=True))
 

@@ -30,7 +30,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     store(tmp_path).save(3, WEIGHTS, optimiser, {"progress": {"loss": 0.1 + 0.2}})
     found = store(tmp_path).latest()
     assert found is not None
-    assert (found.step, found.state) == (3, {"progress": {"loss": 0.1 + 0.2}})
+    assert (found.step, found.state()) == (3, {"progress": {"loss": 0.1 + 0.2}})
     assert same(found.weights(), WEIGHTS)
     assert found.weights()["bf16"].dtype == torch.bfloat16
     assert torch.equal(found.optimiser()["state"][0]["exp_avg"], optimiser["state"][0]["exp_avg"])  # type: ignore[index]
