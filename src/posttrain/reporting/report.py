@@ -1,18 +1,16 @@
 """`write_report`: one self-contained HTML page from a run directory, whatever state the run is in."""
 
-import os
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from posttrain.reporting import formats
 from posttrain.reporting.answers import galleries
 from posttrain.reporting.formats import duration, is_number
+from posttrain.reporting.pages import render, write
 from posttrain.reporting.plots import Series, curve, series
 from posttrain.reporting.reading import Row, Run, read_run
 from posttrain.reporting.results import MAIN, columns, evaluations
@@ -66,21 +64,7 @@ def write_report(run_dir: Path) -> Path:
     and named on the page.
     """
     run = read_run(Path(run_dir))
-    page = _template().render(**_content(run))
-    path = run.directory / "report.html"
-    unfinished = path.with_suffix(".html.tmp")
-    unfinished.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(unfinished, path)
-    return path
-
-
-def _template() -> Any:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        name: getattr(formats, name) for name in ("number", "percent", "points", "duration", "moment")
-    }
-    source = files("posttrain.reporting").joinpath("report.html").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return write(render("report.html", _content(run)), run.directory / "report.html")
 
 
 def _content(run: Run) -> Row:
