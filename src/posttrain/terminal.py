@@ -13,6 +13,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
@@ -40,11 +41,6 @@ class Bar:
         elif self._progress is not None:
             self._progress.update(self._task, completed=done, note=note)
         self._reached = True
-
-    def grow(self, total: float) -> None:
-        """There is more (or less) to do than was thought."""
-        if self._progress is not None:
-            self._progress.update(self._task, total=total)
 
 
 class _Rate(ProgressColumn):
@@ -90,6 +86,17 @@ class Terminal:
         for row in rows:
             table.add_row(*(Text(_cell(row.get(column))) for column in columns))
         self.console.print(table)
+
+    @contextmanager
+    def waiting(self, description: str) -> Iterator[None]:
+        """Something whose end cannot be foreseen is going on; silent off a terminal. Not inside a bar."""
+        if not self.interactive:
+            yield
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True, refresh_per_second=4) as progress:
+            progress.add_task(description, total=None)
+            yield
 
     @contextmanager
     def bar(self, description: str, total: float | None, unit: str = "it") -> Iterator[Bar]:

@@ -7,7 +7,7 @@ from posttrain.curation import curations
 from posttrain.errors import UserError
 from posttrain.recipe import Curate
 from posttrain.stages.context import Context
-from posttrain.stages.evaluate import write_atomically
+from posttrain.stages.files import write_atomically
 from posttrain.stages.plan import Plan
 
 

@@ -8,16 +8,16 @@ from posttrain.data import Sample
 from posttrain.data.rendering import Rendering, render_batch
 from posttrain.data.scores import ENTROPY, REVERSE_KL
 from posttrain.data.turns import Refusal
-from posttrain.errors import UserError
 from posttrain.evaluation import Answer
 from posttrain.policy import Policy, Reference
 from posttrain.recipe import Evaluate
 from posttrain.stages.asking import ask, counting, plan_questions, questions
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
+from posttrain.stages.files import write_atomically
+from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.scoring import behind_prompt, mean_scores
-from posttrain.stages.train import load_policy
 
 
 def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
@@ -103,16 +103,3 @@ def _drift(
     policy.reference = Reference.of(load_policy(context, stage.reference))
     found = mean_scores(policy, sequences, (REVERSE_KL, ENTROPY), context.evaluation_tokens)
     return {"kl": found["reverse_kl"], "entropy": found["entropy"]}
-
-
-def write_atomically(context: Context, name: str, text: str) -> None:
-    """Write a file of the run folder, whole or not at all. Raises `UserError` when it cannot be written."""
-    path = context.folder / name
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write '{path}': {error.strerror or error}") from error

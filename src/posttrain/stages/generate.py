@@ -10,9 +10,9 @@ from posttrain.evaluation import Answer
 from posttrain.recipe import Generate
 from posttrain.stages.asking import ask, counting, plan_questions, questions
 from posttrain.stages.context import Context
-from posttrain.stages.evaluate import write_atomically
+from posttrain.stages.files import write_atomically
+from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
-from posttrain.stages.train import load_policy
 
 
 def plan_generate(context: Context, name: str, stage: Generate) -> Plan:

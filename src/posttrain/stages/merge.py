@@ -7,8 +7,8 @@ import torch
 from posttrain.errors import UserError
 from posttrain.recipe import Merge
 from posttrain.stages.context import Context
+from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
-from posttrain.stages.train import load_policy
 
 
 def plan_merge(context: Context, name: str, stage: Merge) -> Plan:

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from posttrain.data import Sequence
-from posttrain.data.batch import collate, micro_batches
 from posttrain.data.scores import REFERENCE_LOGPROBS
 from posttrain.data.token_store import EncodedDataset
 from posttrain.errors import UserError
 from posttrain.objectives import Objective
 from posttrain.policy import Policy
+from posttrain.policy.scoring import scored
 from posttrain.recipe import Train
 from posttrain.stages.context import Context, digest
 
@@ -74,7 +73,6 @@ def with_reference(context: Context, stage: Train, reference: Policy, dataset: E
     return WithReference(dataset, path)
 
 
-@torch.no_grad()
 def _scored(context: Context, reference: Policy, dataset: EncodedDataset, budget: int) -> npt.NDArray[np.float32]:
     starts = np.concatenate([[0], np.cumsum(dataset.targets)])
     values = np.zeros(int(starts[-1]), np.float32)
@@ -83,11 +81,7 @@ def _scored(context: Context, reference: Policy, dataset: EncodedDataset, budget
         for first in range(0, len(dataset), WINDOW):
             rows = range(first, min(first + WINDOW, len(dataset)))
             sequences = [dataset[row] for row in rows]
-            for part in micro_batches(sequences, budget, layout=reference.layout):
-                batch = collate([sequences[item] for item in part], layout=reference.layout).to(reference.device)
-                logprobs = reference.scores(batch).logprobs.float().cpu().numpy()
-                found = np.split(logprobs, np.cumsum([sequences[item].targets for item in part])[:-1])
-                for item, own in zip(part, found, strict=True):
-                    values[starts[first + item] : starts[first + item + 1]] = own
+            for item, scores in scored(reference, sequences, (), budget):
+                values[starts[first + item] : starts[first + item + 1]] = scores.logprobs.float().cpu().numpy()
             bar.advance(len(rows))
     return values

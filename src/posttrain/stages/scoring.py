@@ -7,24 +7,22 @@ import numpy.typing as npt
 import torch
 
 from posttrain.data import Origin, Sequence
-from posttrain.data.batch import collate, micro_batches
 from posttrain.data.scores import Need
 from posttrain.policy import Policy
+from posttrain.policy.scoring import scored
 
 
-@torch.no_grad()
 def mean_scores(
     policy: Policy, sequences: List[Sequence], needs: tuple[Need, ...], token_budget: int
 ) -> dict[str, float]:
     """`logprobs` and every need by name: means over the target tokens of some sequences (nats a token)."""
-    totals, count = dict.fromkeys(("logprobs", *(need.name for need in needs)), 0.0), 0
-    for part in micro_batches(sequences, token_budget, layout=policy.layout):
-        batch = collate([sequences[row] for row in part], layout=policy.layout).to(policy.device)
-        scores = policy.scores(batch, needs)
-        for name in totals:
-            totals[name] += float((scores.logprobs if name == "logprobs" else scores[name]).double().sum())
-        count += len(scores.logprobs)
-    return {name: total / max(1, count) for name, total in totals.items()}
+    names = ("logprobs", *(need.name for need in needs))
+    sums = []
+    for _, scores in scored(policy, sequences, needs, token_budget):
+        found = [scores.logprobs, *(scores[need.name] for need in needs)]
+        sums.append(torch.stack([values.double().sum() for values in found]))
+    count = sum(sequence.targets for sequence in sequences)
+    return dict(zip(names, (torch.stack(sums).sum(0) / max(1, count)).tolist(), strict=True))
 
 
 def behind_prompt(prompt: npt.NDArray[np.int32], answer: List[int], sample_id: str) -> Sequence:

@@ -12,13 +12,14 @@ from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.data.token_store import EncodedDataset
 from posttrain.errors import UserError
 from posttrain.objectives import Objective, build_objective
-from posttrain.policy import ModelOptions, Policy, Reference, load_tokenizer
+from posttrain.policy import Policy, Reference, load_tokenizer
 from posttrain.policy.loading import bare_model
 from posttrain.recipe import Model, Train
 from posttrain.sources import Demonstrations, Transformed, build_transform
 from posttrain.sources.demonstrations import Dataset
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import encoded, rendering_of
+from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.reference_scores import check_cacheable, with_reference
 from posttrain.stages.round_trip import check_saved
@@ -192,24 +193,6 @@ def _check_sharding(context: Context, stage: Train) -> None:
         raise UserError("an adapter on weights that are in no folder cannot be saved from shards: merge them first")
     if stage.optimizer == "adafactor":
         raise UserError("optimizer 'adafactor' cannot be used with sharding: its moments do not follow the weights")
-
-
-def load_policy(context: Context, name: str) -> Policy:
-    """The policy of a model that the recipe names."""
-    model = context.model(name)
-    return Policy.load(model.path, model_options(model, context.recipe.seed), context.ranks.device)
-
-
-def model_options(model: Model, seed: int) -> ModelOptions:
-    """How the recipe wants a model held."""
-    return ModelOptions(
-        dtype=model.dtype,
-        attention=model.attention,
-        gradient_checkpointing=model.gradient_checkpointing,
-        compile=model.compile,
-        weights=model.weights,
-        seed=seed,
-    )
 
 
 def _set_reference(context: Context, policy: Policy, stage: Train) -> None:

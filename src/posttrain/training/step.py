@@ -19,6 +19,7 @@ from posttrain.data.step import Draw, Step
 from posttrain.objectives import Objective
 from posttrain.objectives.reduction import Measure
 from posttrain.policy import Policy
+from posttrain.policy.scoring import by_sequence
 from posttrain.training.ranks import Ranks
 from posttrain.training.sharding import is_sharded
 
@@ -207,7 +208,7 @@ def score_sequences(
         batch = collate(part.sequences, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
         scores = policy.scores(replace(batch, step=step or Step()).to(policy.device), needs)
         if part.counts:
-            found += _by_sequence(scores, [sequence.targets for sequence in part.sequences])
+            found += by_sequence(scores, [sequence.targets for sequence in part.sequences])
     policy.model.train(training)
     order = [row for part in parts for row in part]
     return [scores for _, scores in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
@@ -226,14 +227,6 @@ def _read(values: List[Tensor], metrics: List[Mapping[str, tuple[Tensor, Tensor 
         if number or count is None:
             sums = add_metrics(sums, {name: (total, number)})
     return numbers[: len(values)], sums
-
-
-def _by_sequence(scores: TokenScores, targets: list[int]) -> list[TokenScores]:
-    parts = {name: torch.split(values, targets) for name, values in scores.extra.items()}
-    return [
-        TokenScores(logprobs, {name: values[row] for name, values in parts.items()})
-        for row, logprobs in enumerate(torch.split(scores.logprobs, targets))
-    ]
 
 
 def _recorded(found: List[tuple[tuple[str, ...], Mapping[str, Tensor]]]) -> Records:
