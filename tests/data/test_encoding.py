@@ -281,3 +281,10 @@ def test_gsm8k_is_encoded_without_a_single_refusal(make_tokenizer, shared_data, 
     dataset = encode(read_samples(path), make_tokenizer("marks"), Rendering(4096), tmp_path, content=fingerprint(path))
     assert (dataset.report.rows, dataset.report.kept, dataset.report.refused) == (1319, 1319, {})
     assert 0.3 < dataset.report.trained_tokens / dataset.report.tokens < 0.7
+
+
+def test_answers_that_are_labelled_by_chosen_are_single_answers(make_tokenizer, tmp_path):
+    samples = [replace(sample, scalars={"chosen": float(row % 2)}) for row, sample in enumerate(_samples(3))]
+    dataset = encode(samples, make_tokenizer("chatml"), CHAT, tmp_path, pairs=True)
+    assert not dataset.pairs
+    assert [sequence.scalars for sequence in dataset] == [{"chosen": 0.0}, {"chosen": 1.0}, {"chosen": 0.0}]

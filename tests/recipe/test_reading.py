@@ -171,3 +171,14 @@ def test_an_evaluation_is_a_recipe_of_one_stage():
 def test_an_evaluation_needs_a_task_or_a_file(given):
     with pytest.raises(UserError, match="--task"):
         evaluation_recipe("tiny", **given)
+
+
+def test_a_stage_that_an_extending_recipe_adds_stands_where_it_is_written(tmp_path):
+    write(tmp_path, GOOD)
+    path = tmp_path / "more.yaml"
+    stages = "{drawn: {kind: generate, data: train}, sft: {data: drawn, lr: 0.5}, last: {kind: evaluate}}"
+    path.write_text(f"extends: recipe.yaml\nstages: {stages}\n", encoding="utf-8")
+    recipe = read_recipe(str(path))
+    assert list(recipe.stages) == ["drawn", "sft", "after", "last"]
+    assert (recipe.stages["sft"].data, recipe.stages["sft"].lr) == ("drawn", 0.5)
+    assert recipe.stages["after"].model == "sft"

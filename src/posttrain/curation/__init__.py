@@ -1,5 +1,6 @@
 """Which data is kept, chosen or made."""
 
+from posttrain.curation import pairs
 from posttrain.curation.curation import curations
 
-__all__ = ["curations"]
+__all__ = ["curations", "pairs"]

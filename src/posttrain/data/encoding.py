@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,8 @@ _REMEDIES = {
     TEMPLATE_DROPS: "give the tokenizer a chat template that knows tools, or take them out of the rows",
     NO_TARGET: "every row needs an answer that begins before max_length",
     NOT_A_PAIR: "the objective compares answers (or counts by the scalar 'chosen'): every row needs prompt, chosen and "
-    "rejected; take a loss that needs no pairs, such as nll, for rows with one answer",
+    "rejected; take a loss that needs no pairs, such as nll, for rows with one answer (or kto, where every row has "
+    "the scalar 'chosen')",
     OVERLONG: "raise max_length, or set overlong: truncate",
 }
 
@@ -69,8 +71,9 @@ def encode(
 
     `content` names the data (`readers.fingerprint` of a file), so that a cached data set is found without reading
     them; a list of samples is named by their ids and scalars. Without `cache_dir` the files live as long as the data
-    set. `pairs` encodes both sides of preference pairs. `deduplicate` drops samples whose id came before. `progress` is
-    called with the number of rows read so far.
+    set. `pairs` encodes both sides of preference pairs, or single answers where the first row is labelled by the scalar
+    `chosen`. `deduplicate` drops samples whose id came before. `progress` is called with the number of rows read so
+    far.
 
     Raises `UserError`, with counts and examples, when nothing is kept, or when more than the share `max_refused` of
     the rows is refused (duplicates and overlong rows are counted, but take no part in the share).
@@ -88,8 +91,11 @@ def encode(
         with new_store(parent) as writer:
             report = Report(notes=template_notes(tokenizer, rendering))
             ids = hashlib.blake2b(digest_size=16)
-            render = render_pairs if pairs else render_batch
-            for batch in _batches(_counted(samples, report, deduplicate, ids.update), rendering):
+            rows = iter(samples)
+            first = list(islice(rows, 1))
+            sides = pairs and not any(map(_is_labelled, first))
+            render = render_pairs if sides else render_batch
+            for batch in _batches(_counted(chain(first, rows), report, deduplicate, ids.update), rendering):
                 outcomes = render([sample for _, sample in batch], tokenizer, rendering)
                 for (row, sample), outcome in zip(batch, outcomes, strict=True):
                     _store(row, sample, outcome, writer, report)
@@ -97,10 +103,15 @@ def encode(
                     progress(report.rows)
             _check(report, max_refused)
             folder = parent / _key(name or ids.hexdigest(), maker)
-            writer.publish(folder, pairs, report)
+            writer.publish(folder, sides, report)
     except OSError as error:
         raise UserError(f"encoding into {parent} failed: {error}; nothing was left there") from error
     return EncodedDataset(folder, temporary)
+
+
+def _is_labelled(sample: Sample) -> bool:
+    """Is this one answer that is said to be good or bad (KTO), and no pair?"""
+    return "chosen" in sample.scalars and not sample.rejected
 
 
 def _counted(

@@ -83,11 +83,22 @@ def _extended(content: dict[str, Any], path: Path, seen: list[str]) -> dict[str,
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged
+    """Both, key by key. New keys stand before the next key of `above` that `below` has too, else last: stages have an
+    order, and one that makes data must come before the one that reads them."""
+    order = list(below)
+    waiting: list[str] = []
+    for key in above:
+        if key in below:
+            place = order.index(key)
+            order[place:place] = waiting
+            waiting = []
+        else:
+            waiting.append(key)
+    return {key: _over(below.get(key), above[key]) if key in above else below[key] for key in [*order, *waiting]}
+
+
+def _over(below: Any, above: Any) -> Any:
+    return _merged(below, above) if isinstance(below, dict) and isinstance(above, dict) else above
 
 
 def check_recipe(
