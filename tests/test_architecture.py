@@ -19,6 +19,7 @@ LEVELS = [
     {"stages"},
     {"manifest"},
     {"run"},
+    {"comparison"},
     {"inspection", "chat"},
     {"cli"},
 ]

@@ -1,0 +1,57 @@
+"""What arms are compared by: names, units, and which way is better."""
+
+from posttrain.comparison.result import Measure
+
+SHOWN = ("accuracy", "log_likelihood", "kl", "entropy", "mean_length")
+"""Of an evaluation, in this order; a pass@k of more than one draw comes behind accuracy."""
+
+COSTS = ("seconds", "trained_tokens", "input_tokens", "loss")
+"""Of a train stage, in this order."""
+
+_LABELS = {
+    "accuracy": "accuracy",
+    "log_likelihood": "log-likelihood of demonstrations a token",
+    "kl": "KL to the start a token",
+    "entropy": "entropy a token",
+    "mean_length": "length of answers",
+    "seconds": "time",
+    "trained_tokens": "trained tokens",
+    "input_tokens": "input tokens",
+    "loss": "loss",
+}
+_UNITS = {
+    "accuracy": "points",
+    "format_validity": "points",
+    "truncated": "points",
+    "log_likelihood": "nats",
+    "kl": "nats",
+    "entropy": "nats",
+    "mean_length": "tokens",
+    "trained_tokens": "tokens",
+    "input_tokens": "tokens",
+    "seconds": "s",
+}
+_LARGER_IS_BETTER = {
+    "accuracy": True,
+    "log_likelihood": True,
+    "format_validity": True,
+    "truncated": False,
+    "kl": None,  # far from the start is what training is for; how far is worth knowing, not a fault
+    "seconds": False,
+}
+
+
+def measure(stage: str, metric: str) -> Measure:
+    """The measure `stage.metric`; `log.NAME` of a train stage is a mean over the last tenth of its steps."""
+    drawn = "@" in metric
+    name = metric.removeprefix("log.")
+    label = f"{_LABELS.get(name, name.replace('_', ' '))}, {stage}"
+    return Measure(
+        name=f"{stage}.{metric}",
+        stage=stage,
+        metric=metric,
+        label=label,
+        unit="points" if drawn else _UNITS.get(name, ""),
+        larger_is_better=True if drawn else _LARGER_IS_BETTER.get(name),
+        has_problems=metric == "accuracy",
+    )
