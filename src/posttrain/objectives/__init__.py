@@ -2,6 +2,7 @@
 
 from posttrain.objectives import (
     distillation,
+    gain_weighted,
     kahneman_tversky,
     likelihood,
     one_token_rollout,
@@ -21,6 +22,7 @@ __all__ = [
     "Term",
     "build_objective",
     "distillation",
+    "gain_weighted",
     "kahneman_tversky",
     "likelihood",
     "objective",
