@@ -5,25 +5,25 @@ for (const svg of document.querySelectorAll("svg.curve")) {
   cursor.setAttribute("class", "cursor");
   svg.append(cursor);
   const show = (event) => {
-    const box = svg.getBoundingClientRect(), at = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
-    let step = "", place = 0, nearest = Infinity;
+    const box = svg.getBoundingClientRect(), pointed = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
+    let at = "", place = 0, nearest = Infinity;
     output.textContent = "";
-    lines.forEach((line, index) => {
+    lines.forEach((line) => {
       let best = 0;
-      line.x.forEach((x, i) => { if (Math.abs(x - at) < Math.abs(line.x[best] - at)) best = i; });
-      const gap = Math.abs(line.x[best] - at);
-      if (gap < nearest) { nearest = gap; place = line.x[best]; step = line.step[best]; }
+      line.x.forEach((x, i) => { if (Math.abs(x - pointed) < Math.abs(line.x[best] - pointed)) best = i; });
+      const gap = Math.abs(line.x[best] - pointed);
+      if (gap < nearest) { nearest = gap; place = line.x[best]; at = line.at[best]; }
       const part = document.createElement("span");
       if (lines.length > 1) {
         const key = document.createElement("i");
-        key.className = "key s" + (index + 1);
+        key.className = "key s" + line.colour;
         part.append(key, line.label + " ");
       }
       part.append(line.text[best]);
       output.append(part);
     });
     const first = document.createElement("span");
-    first.textContent = "step " + step;
+    first.textContent = at;
     output.prepend(first);
     cursor.setAttribute("d", "M" + place + " 10V166");
   };

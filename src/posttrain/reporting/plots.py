@@ -22,6 +22,7 @@ class Series:
     """One line of a chart: `y[P]` over `x[P]`, with a band from `low[P]` to `high[P]` where there is one.
 
     `every`: how many values each point is the mean of. `lost`: how many values were not finite and are not drawn.
+    `colour`: which of the page's colours it has, from 1.
     """
 
     label: str
@@ -31,9 +32,17 @@ class Series:
     high: list[float] = field(default_factory=list)
     every: int = 1
     lost: int = 0
+    colour: int = 1
 
 
-def series(label: str, x: Sequence[float], y: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Series:
+def series(
+    label: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    colour: int = 1,
+) -> Series:
     """A series without its non-finite points, thinned to at most `MOST_POINTS` means of neighbouring points.
 
     `low` and `high` are empty or as long as `y`. A thinned series without a band of its own gets its range as one.
@@ -52,7 +61,7 @@ def series(label: str, x: Sequence[float], y: Sequence[float], low: Sequence[flo
         lows, highs = np.minimum.reduceat(lows, starts), np.maximum.reduceat(highs, starts)
     band = every > 1 or len(low) > 0 or len(high) > 0
     low, high = (lows.tolist(), highs.tolist()) if band else ([], [])
-    return Series(label, steps.tolist(), values.tolist(), low, high, every, lost=len(y) - count)
+    return Series(label, steps.tolist(), values.tolist(), low, high, every, lost=len(y) - count, colour=colour)
 
 
 @dataclass(frozen=True)
@@ -82,8 +91,8 @@ class Scale:
         return [float(f"{tick:.10g}") for tick in found if self.low <= tick <= self.high]
 
 
-def curve(name: str, lines: Sequence[Series]) -> Markup:
-    """An SVG chart of the metric `name` over steps; an empty string when there is no finite point to draw.
+def curve(name: str, lines: Sequence[Series], along: str = "step") -> Markup:
+    """An SVG chart of the metric `name` over `along`; an empty string when there is no finite point to draw.
 
     The page's script reads `data-curve` to show the values under the pointer.
     """
@@ -92,19 +101,20 @@ def curve(name: str, lines: Sequence[Series]) -> Markup:
         return Markup("")
     x, y = _scales(name, drawn)
     parts = [*_grid(name, x, y)]
-    parts += [_band(line, colour, x, y) for colour, line in enumerate(drawn, 1) if line.low and line.high]
-    parts += [_line(line, colour, x, y) for colour, line in enumerate(drawn, 1)]
+    parts += [_band(line, x, y) for line in drawn if line.low and line.high]
+    parts += [_line(line, x, y) for line in drawn]
     label = "; ".join(
-        f"{name}, {line.label}: {measure(name, line.y[0])} at step {number(line.x[0])}, "
-        f"{measure(name, line.y[-1])} at step {number(line.x[-1])}"
+        f"{name}, {line.label}: {measure(name, line.y[0])} at {along} {number(line.x[0])}, "
+        f"{measure(name, line.y[-1])} at {along} {number(line.x[-1])}"
         for line in drawn
     )
     pointed = [
         {
             "label": line.label,
+            "colour": line.colour,
             "x": [x(value) for value in line.x],
             "y": [y(value) for value in line.y],
-            "step": [number(value) for value in line.x],
+            "at": [f"{along} {number(value)}" for value in line.x],
             "text": [measure(name, value) for value in line.y],
         }
         for line in drawn
@@ -137,15 +147,16 @@ def _scales(name: str, lines: Sequence[Series]) -> tuple[Scale, Scale]:
 def _grid(name: str, x: Scale, y: Scale) -> list[Markup]:
     line = Markup('<path class="rule" d="M{x0:g} {y:g}H{x1:g}"/><text class="tick" x="{at:g}" y="{ty:g}">{text}</text>')
     across = [
-        line.format(x0=LEFT, x1=WIDTH - RIGHT, y=y(tick), at=LEFT - 6, ty=y(tick) + 3.5, text=_tick(name, tick))
-        for tick in y.ticks()
+        line.format(x0=LEFT, x1=WIDTH - RIGHT, y=y(at), at=LEFT - 6, ty=y(at) + 3.5, text=tick(name, at))
+        for at in y.ticks()
     ]
     foot = Markup('<text class="tick mid" x="{x:g}" y="{y:g}">{text}</text>')
-    below = [foot.format(x=x(tick), y=HEIGHT - 7, text=_tick("", tick)) for tick in x.ticks(whole=True)]
+    below = [foot.format(x=x(at), y=HEIGHT - 7, text=tick("", at)) for at in x.ticks(whole=True)]
     return [*across, *below]
 
 
-def _tick(name: str, value: float) -> str:
+def tick(name: str, value: float) -> str:
+    """What stands at a tick of an axis of the metric `name`: `40 %`, `0.25`, `12k`."""
     if name and measure(name, value).endswith("%"):
         return f"{number(round(100 * value, 6))}\u202f%"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -157,19 +168,19 @@ def _tick(name: str, value: float) -> str:
     return number(value)
 
 
-def _band(line: Series, colour: int, x: Scale, y: Scale) -> Markup:
+def _band(line: Series, x: Scale, y: Scale) -> Markup:
     forth = [f"{x(at):g},{y(value):g}" for at, value in zip(line.x, line.high, strict=True)]
     back = [f"{x(at):g},{y(value):g}" for at, value in zip(line.x, line.low, strict=True)]
     if len(line.x) == 1:
-        return Markup('<path class="stem s{c}" d="M{a}L{b}"/>').format(c=colour, a=forth[0], b=back[0])
-    return Markup('<polygon class="band s{c}" points="{p}"/>').format(c=colour, p=" ".join(forth + back[::-1]))
+        return Markup('<path class="stem s{c}" d="M{a}L{b}"/>').format(c=line.colour, a=forth[0], b=back[0])
+    return Markup('<polygon class="band s{c}" points="{p}"/>').format(c=line.colour, p=" ".join(forth + back[::-1]))
 
 
-def _line(line: Series, colour: int, x: Scale, y: Scale) -> Markup:
+def _line(line: Series, x: Scale, y: Scale) -> Markup:
     places = [(x(at), y(value)) for at, value in zip(line.x, line.y, strict=True)]
     path = escape(" ".join(f"{px:g},{py:g}" for px, py in places))
-    drawn = Markup('<polyline class="line s{c}" points="{p}"/>').format(c=colour, p=path)
+    drawn = Markup('<polyline class="line s{c}" points="{p}"/>').format(c=line.colour, p=path)
     if len(places) <= 25:
         dot = Markup('<circle class="dot s{c}" cx="{x:g}" cy="{y:g}" r="2.4"/>')
-        drawn += Markup("").join(dot.format(c=colour, x=px, y=py) for px, py in places)
+        drawn += Markup("").join(dot.format(c=line.colour, x=px, y=py) for px, py in places)
     return drawn

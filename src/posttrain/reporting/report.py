@@ -157,17 +157,16 @@ def _charts(kinds: dict[str, list[Row]]) -> list[Chart]:
     order = {name: index for index, name in enumerate(TITLES)}
     charts = []
     for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
-        lines = [
-            _series(kind, name, rows) for kind, rows in kinds.items() if any(is_number(row.get(name)) for row in rows)
-        ]
+        having = [kind for kind, rows in kinds.items() if any(is_number(row.get(name)) for row in rows)]
+        lines = [_series(kind, name, kinds[kind], colour) for colour, kind in enumerate(having, 1)]
         last = [formats.measure(name, line.y[-1]) for line in lines if line.y]
         charts.append(Chart(name, curve(name, lines), lines, last))
     return charts
 
 
-def _series(kind: str, name: str, rows: list[Row]) -> Series:
+def _series(kind: str, name: str, rows: list[Row], colour: int) -> Series:
     rows = [row for row in rows if is_number(row.get(name))]
     low, high = ([row.get(f"{name}_{end}", float("nan")) for row in rows] for end in ("low", "high"))
     banded = any(is_number(value) and value == value for value in low + high)
     y = [float(row[name]) for row in rows]
-    return series(kind, [row["step"] for row in rows], y, low if banded else [], high if banded else [])
+    return series(kind, [row["step"] for row in rows], y, low if banded else [], high if banded else [], colour)
