@@ -58,3 +58,11 @@ class Step:
     def progress(self) -> float:
         """How much of the run is behind, in [0, 1)."""
         return self.index / max(1, self.total)
+
+    def ramped(self, peak: float, ramp: float) -> float:
+        """A value that rises from 0 to `peak`: peak · index / (ramp + 1) over the first `ramp` steps, then `peak`.
+
+        `ramp` below 1 is a share of the run; 0 is no rise.
+        """
+        steps = ramp * self.total if ramp < 1 else ramp
+        return peak * min(1.0, self.index / (steps + 1)) if ramp else peak
