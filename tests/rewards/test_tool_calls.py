@@ -1,0 +1,187 @@
+"""Numbers from the sheets of papers 31 (TL-Training) and 50 (ToolRL)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posttrain.rewards.tool_calls import (
+    CallError,
+    MalformedCallError,
+    ToolCall,
+    call_error,
+    locate_calls,
+    match_calls,
+    offered_tools,
+    pair_points,
+    parse_calls,
+    same_calls,
+    same_json,
+    tagged,
+)
+
+WEATHER = ToolCall("get_weather", {"city": "Paris", "unit": "C"})
+TOOLS = {"search": ("query", "venue", "limit"), "finish": ("answer",)}
+GOLD = ToolCall("search", {"query": "tool learning", "venue": "ICLR"})
+
+
+def call(**arguments: Any) -> ToolCall:
+    return ToolCall("f", arguments)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+tool_calls = st.builds(ToolCall, st.text(max_size=8), st.dictionaries(st.text(), json_values, max_size=3))
+
+
+@given(st.lists(tool_calls.filter(lambda c: "</" not in str(c)), max_size=3))  # no text can hold its own end tag
+def test_what_is_written_is_read_back(calls: list[ToolCall]) -> None:
+    text = f"<think> first </think>\n{tagged(calls)}"
+    assert same_calls(parse_calls(text), calls)
+    for located in locate_calls(text):
+        assert json.loads(text[located.start : located.stop])["name"] == located.call.name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>\n{"name": "get_weather", "parameters": {"city": "Paris", "unit": "C"}}\n</tool_call>',
+        '<think>x</think><tool_call>{"name": "get_weather", "arguments": {"unit": "C", "city": "Paris"}}</tool_call>',
+        '{"name": "get_weather", "arguments": {"city": "Paris", "unit": "C"}}',
+        '```json\n[{"name": "get_weather", "parameters": {"city": "Paris", "unit": "C"}}]\n```',
+        '{"tool_calls": [{"id": "1", "type": "function", "function": {"name": "get_weather", '
+        '"arguments": "{\\"city\\": \\"Paris\\", \\"unit\\": \\"C\\"}"}}]}',
+    ],
+)
+def test_every_common_way_of_writing_is_read(text: str) -> None:
+    assert same_calls(parse_calls(text), [WEATHER])
+
+
+def test_several_calls_stand_on_lines_or_between_tags_of_their_own() -> None:
+    one, two = call(a=1), call(a=2)
+    lines = f"<tool_call>\n{one.to_json()}\n{two.to_json()}\n</tool_call>\n<response> done </response>"
+    tags = f"<tool_call>{one.to_json()}</tool_call>\n<tool_call>{two.to_json()}</tool_call>"
+    assert same_calls(parse_calls(lines), [one, two])
+    assert same_calls(parse_calls(tags), [one, two])
+    assert not same_calls(parse_calls(lines), [two, one])
+
+
+@pytest.mark.parametrize("text", ["", "Hello.", "<think>{</think><response> {} </response>", "<think>[1]</think> no"])
+def test_an_answer_without_a_call_has_none(text: str) -> None:
+    assert parse_calls(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "f"}',
+        '{"name": "f"}</tool_call>',
+        '<tool_call><tool_call>{"name": "f"}</tool_call></tool_call>',
+        "<tool_call>f(1)</tool_call>",
+        '<tool_call>{"parameters": {}}</tool_call>',
+        '<tool_call>{"name": "f", "parameters": [1]}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": "{"}</tool_call>',
+        '<tool_call>{"name": "f", "parameters": {"a": 1}</tool_call>',
+        "<tool_call>7</tool_call>",
+        '{"name": "f"} and more',
+        "<tool_call>" + "[" * 100_000 + "</tool_call>",
+    ],
+)
+def test_a_call_that_cannot_be_read_is_malformed(text: str) -> None:
+    with pytest.raises(MalformedCallError):
+        parse_calls(text)
+
+
+def test_equality_is_typed_and_deep() -> None:
+    assert not same_json(2, "2")
+    assert not same_json(1, True)
+    assert same_json(2, 2.0)
+    assert not same_json({"a": [1, {"b": True}]}, {"a": [1, {"b": 1}]})
+    assert same_json({"a": 1, "b": [None]}, {"b": [None], "a": 1})
+
+
+@pytest.mark.parametrize(
+    ("predicted", "points"),
+    [
+        (ToolCall("get_weather", {"city": "Paris", "unit": "F"}), 1 + 1),
+        (ToolCall("get_weather", {"city": "Paris"}), 0.5 + 1),
+        (ToolCall("get_weather", {"city": "Paris", "unit": "C", "lang": "fr"}), 2 / 3 + 2),
+        (ToolCall("other", {"city": "Paris", "unit": "C"}), 0),
+        (WEATHER, 3),
+    ],
+)
+def test_points_of_a_pair_are_those_of_sheet_50(predicted: ToolCall, points: float) -> None:
+    assert pair_points(WEATHER, predicted) == pytest.approx(points)
+
+
+def test_a_call_without_arguments_earns_the_point_for_their_names() -> None:
+    assert pair_points(call(), call()) == 1
+
+
+def test_optimal_matching_beats_the_greedy_one() -> None:
+    """Sheet 50: S = 2.5 greedy, 3.5 optimal, the point for the names included."""
+    gold, predicted = [call(b=1), call(a=1)], [call(a=1, b=1), call(b=0)]
+    greedy, optimal = match_calls(gold, predicted, greedy=True), match_calls(gold, predicted)
+    assert (greedy, optimal) == ([(0, 0)], [(0, 1), (1, 0)])
+    sums = [1 + sum(pair_points(gold[g], predicted[p]) for g, p in pairs) for pairs in (greedy, optimal)]
+    assert sums == [2.5, 3.5]
+
+
+def test_one_right_call_repeated_is_matched_once() -> None:
+    assert match_calls([call(a=1)], [call(a=1)] * 3) == [(0, 0)]
+    assert match_calls([], [call(a=1)]) == match_calls([call(a=1)], []) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "reward"),
+    [
+        (None, CallError.FORMAT, -2),
+        (ToolCall("srch", {}), CallError.TOOL_HALLUCINATION, -2),
+        (ToolCall("finish", {"answer": "x"}), CallError.WRONG_TOOL, -1.5),
+        (ToolCall("", {}), CallError.WRONG_TOOL, -1.5),
+        ({"keyword", "venue", "limit"}, CallError.HALLUCINATED_REDUNDANT_MISSING, -1.8),
+        ({"keyword", "venue"}, CallError.HALLUCINATED_AND_ANOTHER, -1.3),
+        ({"query", "limit"}, CallError.REDUNDANT_MISSING, -1.0),
+        ({"query", "venue", "kw"}, CallError.HALLUCINATED, -0.8),
+        ({"query"}, CallError.REDUNDANT_OR_MISSING, -0.5),
+        ({"query", "venue", "limit"}, CallError.REDUNDANT_OR_MISSING, -0.5),
+        (ToolCall("search", {"query": "learning", "venue": "ICLR"}), CallError.VALUE, -0.25),
+        (GOLD, CallError.NONE, 1),
+    ],
+)
+def test_classes_and_rewards_are_those_of_sheet_31(found: Any, error: CallError, reward: float) -> None:
+    made = ToolCall("search", {key: GOLD.arguments.get(key) for key in found}) if isinstance(found, set) else found
+    assert call_error(made, GOLD, TOOLS) is error
+    assert error.reward == reward
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        '1. Name: get it\nDescription: x\nParameters: {}\n2. Name: put\n<obs> [{"name": "Company A"}] </obs>',
+        "def get it(x)\ndef put(y)".replace("get it", "get_it"),
+        'Tools: [{"type": "function", "function": {"name": "get it", "parameters": {}}}, {"name": "put"}]',
+    ],
+)
+def test_tools_are_found_in_the_prompt(prompt: str) -> None:
+    assert [name.replace("_", " ") for name in offered_tools(prompt)] == ["get it", "put"]
+
+
+def test_the_real_rows_of_toolrl_can_be_read(shared_data: Path) -> None:
+    rows = json.loads((shared_data / "toolrl" / "rlla_sft.json").read_text())
+    called, unknown = 0, 0
+    for row in rows:
+        calls = parse_calls(row["output"])
+        called += bool(calls)
+        assert bool(calls) == ("<tool_call>" in row["output"])
+        offered = offered_tools(row["instruction"])
+        assert offered
+        unknown += any(one.name not in offered for one in calls)
+    assert called == 346
+    assert unknown == 1  # row 130 calls "LastName varchar" and the like
