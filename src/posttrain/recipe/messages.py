@@ -1,7 +1,7 @@
 """What is wrong with a recipe, in a sentence each: the place, the key, what was found, what would be right."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -105,8 +105,13 @@ class Place:
         return f"{self.where}:{line}" if line else self.where
 
 
-def messages(error: ValidationError, content: Any, place: Place) -> list[str]:
-    """A message for each wrong key, in order. Where a value fits none of several types, one message stands for all."""
+def messages(
+    error: ValidationError, content: Any, place: Place, fields_at: Callable[[Keys], list[str]] | None = None
+) -> list[str]:
+    """A message for each wrong key, in order. Where a value fits none of several types, one message stands for all.
+
+    `fields_at`: which names may stand at a place; default: of a recipe.
+    """
     found: dict[Keys, list[Any]] = {}
     for item in error.errors():
         tagged = tuple(str(part) for part in item["loc"])
@@ -117,14 +122,15 @@ def messages(error: ValidationError, content: Any, place: Place) -> list[str]:
     deepest = [
         keys for keys in found if not any(len(keys) < len(other) and other[: len(keys)] == keys for other in found)
     ]
-    return [f"{place(keys)}: {_message(keys, found[keys], content)}" for keys in deepest]
+    known = fields_at or _fields_at
+    return [f"{place(keys)}: {_message(keys, found[keys], content, known)}" for keys in deepest]
 
 
-def _message(keys: Keys, items: list[tuple[Keys, Any]], content: Any) -> str:
+def _message(keys: Keys, items: list[tuple[Keys, Any]], content: Any, fields_at: Callable[[Keys], list[str]]) -> str:
     tagged, error = items[0]
     name = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{name}': {suggestion(keys[-1], _fields_at(tagged[:-1]))}"
+        return f"unknown key '{name}': {suggestion(keys[-1], fields_at(tagged[:-1]))}"
     if tagged[-1] == "[key]":
         return f"the key {tagged[-2]} in '{'.'.join(tagged[:-2])}' has to be text: put it in quotes"
     if error["type"] == "missing" and not keys[-1].isdecimal():

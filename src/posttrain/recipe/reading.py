@@ -42,15 +42,18 @@ def read_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     Raises `UserError` that names the file, the line, the key and the nearest valid key.
     """
     path = find_recipe(name)
-    content, text = _read(path)
+    content, text = read_mapping(path)
     content.setdefault("name", path.stem)
     content = _extended(content, path, [])
     given = override(content, overrides or [])
     return check_recipe(content, str(path), text, given)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """The content and the text of a recipe file."""
+def read_mapping(path: Path, kind: str = "recipe", least: str = "stages") -> tuple[dict[str, Any], str]:
+    """The content and the text of a YAML file that holds a mapping; for messages: what it is, and its key at least.
+
+    Raises `UserError` for what cannot be read, is no YAML or no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -59,10 +62,10 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     content = load_yaml(text, str(path))
     if content is None:
-        raise UserError(f"{path}: the file is empty; a recipe has at least 'stages'")
+        raise UserError(f"{path}: the file is empty; a {kind} has at least '{least}'")
     if not isinstance(content, dict):
         raise UserError(
-            f"{path}: a recipe is a mapping of keys ('stages: ...'), found {_KINDS.get(type(content), 'text')}"
+            f"{path}: a {kind} is a mapping of keys ('{least}: ...'), found {_KINDS.get(type(content), 'text')}"
         )
     return content, text
 
@@ -78,7 +81,7 @@ def _extended(content: dict[str, Any], path: Path, seen: list[str]) -> dict[str,
     parent = beside if beside.is_file() else find_recipe(name)
     if str(parent) in seen:
         raise UserError(f"{path}: recipes extend one another in a circle: {' -> '.join([*seen, str(parent)])}")
-    below = _extended(_read(parent)[0], parent, [*seen, str(path)])
+    below = _extended(read_mapping(parent)[0], parent, [*seen, str(path)])
     return _merged({key: value for key, value in below.items() if key not in ("paper", "description")}, content)
 
 
