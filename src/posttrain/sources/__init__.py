@@ -1,8 +1,17 @@
 """Where each optimiser step's sequences come from."""
 
-from posttrain.sources import corruption
+from posttrain.sources import corruption, key_tokens
 from posttrain.sources.demonstrations import Demonstrations
 from posttrain.sources.source import Source
 from posttrain.sources.transforms import Transformed, build_transform, transform, transforms
 
-__all__ = ["Demonstrations", "Source", "Transformed", "build_transform", "corruption", "transform", "transforms"]
+__all__ = [
+    "Demonstrations",
+    "Source",
+    "Transformed",
+    "build_transform",
+    "corruption",
+    "key_tokens",
+    "transform",
+    "transforms",
+]
