@@ -182,3 +182,10 @@ def test_a_stage_that_an_extending_recipe_adds_stands_where_it_is_written(tmp_pa
     assert list(recipe.stages) == ["drawn", "sft", "after", "last"]
     assert (recipe.stages["sft"].data, recipe.stages["sft"].lr) == ("drawn", 0.5)
     assert recipe.stages["after"].model == "sft"
+
+
+def test_steps_are_those_of_training_and_not_the_functions_of_a_curate_stage(tmp_path):
+    text = GOOD.replace("  after:", "  clean: {kind: curate, steps: [deduplicate]}\n  after:")
+    recipe = read_recipe(write(tmp_path, text), ["steps=7"])
+    assert (recipe.stages["sft"].steps, recipe.stages["clean"].steps) == (7, ["deduplicate"])
+    assert read_recipe(write(tmp_path, text), ["clean.steps=[length]"]).stages["clean"].steps == ["length"]

@@ -55,8 +55,11 @@ def _meant(key: str, content: dict[str, Any], fields: dict[Any, set[str]]) -> st
 
 
 def _fields(stage: Any) -> set[str]:
+    """What can be set in a stage without naming it: `steps=100` means training, not the functions of a curate stage."""
     kind = stage.get("kind") if isinstance(stage, dict) else None
-    return set(STAGE_KINDS[kind].model_fields) - {"kind"} if isinstance(kind, str) and kind in STAGE_KINDS else set()
+    if not isinstance(kind, str) or kind not in STAGE_KINDS:
+        return set()
+    return set(STAGE_KINDS[kind].model_fields) - ({"kind", "steps"} if kind == "curate" else {"kind"})
 
 
 def _set(content: dict[str, Any], path: list[str], value: Any, given: str) -> None:
