@@ -15,6 +15,14 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config
 from posttrain.tasks import tasks
 
 VOCABULARY = 704
+TASKS = (
+    "chains",
+    "countdown",
+    "facts",
+    "logic",
+    "multiplication",
+    "word_problems",
+)  # those that came later have no say
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<|mask|>"]
 READABLE = [
     *("<think>", "</think>", "<answer>", "</answer>", "<tool_call>", "</tool_call>", "<tool_response>"),
@@ -51,10 +59,8 @@ Tools: {{ tools | tojson }}<|im_end|>
 
 
 def texts() -> Iterator[str]:
-    """Questions and answers of every generated task, style and difficulty."""
-    for name in tasks:
-        if name in ("gsm8k", "svamp"):
-            continue
+    """Questions and answers of every task, style and difficulty."""
+    for name in TASKS:
         task = tasks[name]()
         for difficulty in ("in", "harder"):
             for style in task.styles:

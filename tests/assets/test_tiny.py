@@ -12,7 +12,8 @@ from posttrain.policy import model_path
 from posttrain.tasks import tasks
 
 FOLDER = Path(model_path("tiny"))
-GENERATED = [name for name in tasks if name not in ("gsm8k", "svamp")]
+GENERATED = ["chains", "countdown", "facts", "logic", "multiplication", "word_problems"]
+"""The tasks that it was made of; others came later."""
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Problems, demonstrations, verifiers."""
 
-from posttrain.tasks import chains, countdown, facts, files, logic, multiplication, word_problems
+from posttrain.tasks import chains, countdown, facts, files, logic, multiplication, tool_calls, toolrl, word_problems
 from posttrain.tasks.task import Difficulty, Task, tasks
 
 __all__ = [
@@ -13,5 +13,7 @@ __all__ = [
     "logic",
     "multiplication",
     "tasks",
+    "tool_calls",
+    "toolrl",
     "word_problems",
 ]

@@ -1,0 +1,165 @@
+r"""Calls of simulated tools whose names begin alike: `Get the price of 52804.` -> `get_price(item="52804")`."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any, Literal, NamedTuple
+
+from posttrain.data import Sample, assistant
+from posttrain.errors import UserError
+from posttrain.rewards import Score
+from posttrain.rewards.tool_calls import CallError, MalformedCallError, ToolCall, call_error, parse_calls, tagged
+from posttrain.tasks.generated import GeneratedTask, Part
+from posttrain.tasks.task import Difficulty, tasks
+
+Match = Literal["call", "parameters", "tool"]
+"""What has to be right: the whole call, its tool and the names of its arguments, or its tool."""
+
+VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "get": (("Get", "Read", "Tell"), ("item",)),
+    "set": (("Set", "Change", "Make"), ("item", "value")),
+    "find": (("Find", "Look up", "Show"), ("item", "day")),
+}
+"""The first word of a tool's name: how a question says it, and the parameters."""
+THINGS: dict[str, tuple[str, ...]] = {
+    "price": ("price", "worth"),
+    "prize": ("prize", "award"),
+    "print": ("print", "copy"),
+    "color": ("color", "shade"),
+    "cost": ("cost", "fee"),
+    "count": ("count", "number"),
+}
+"""The second word, and how a question says it."""
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    f"{verb}_{thing}": parameters for verb, (_, parameters) in VERBS.items() for thing in THINGS
+}
+"""Every tool with its parameters, all of them required."""
+
+OFFERED: dict[Difficulty, int] = {"in": 4, "harder": 8}
+
+
+class Request(NamedTuple):
+    """One question: the names of the `offered` tools, the right call, how it is asked, and a call that fails."""
+
+    offered: tuple[str, ...]
+    call: ToolCall
+    question: str
+    mistake: ToolCall | None
+
+
+@tasks.register("tool_calls")
+class ToolCallsTask(GeneratedTask[Request]):
+    """Choose one of 4 tools (8 in `harder`) whose names begin alike, and fill in its arguments.
+
+    `digits`: length of the argument `item`, which has to be copied. `mistakes`: share of demonstrations that first make
+    a call that fails, get its error, and then call rightly. `match`: what the verifier asks to be right ("call", the
+    tool and its "parameters", or the "tool" alone); `format_validity` of an evaluation is the share of calls that the
+    tools would take. Style: "call".
+    """
+
+    name = "tool_calls"
+    styles = ("call",)
+
+    def __init__(self, *, digits: int = 6, mistakes: float = 0.0, match: Match = "call", part: Part = "any") -> None:
+        super().__init__(part=part)
+        if digits < 1:
+            raise UserError(f"task 'tool_calls': digits is {digits}; an item has 1 or more")
+        if not 0 <= mistakes <= 1:
+            raise UserError(f"task 'tool_calls': mistakes is {mistakes}; give a share from 0 to 1")
+        self.digits, self.mistakes, self.match = digits, mistakes, match
+
+    def problem(self, rng: Random, difficulty: Difficulty) -> Request:
+        """Draw the tools, one of them to call, and its arguments."""
+        verb, thing = rng.choice(list(VERBS)), rng.choice(list(THINGS))
+        name = f"{verb}_{thing}"
+        alike = [other for other in PARAMETERS if other != name and other.startswith(verb)]
+        others = [rng.choice(alike)]
+        rest = [other for other in PARAMETERS if other not in (name, *others)]
+        offered = [name, *others, *rng.sample(rest, OFFERED[difficulty] - 2)]
+        rng.shuffle(offered)
+        item = "".join(rng.choice("0123456789") for _ in range(self.digits))
+        drawn = {"item": item, "value": rng.randint(1, 99), "day": rng.randint(1, 31)}
+        call = ToolCall(name, {key: drawn[key] for key in PARAMETERS[name]})
+        ending = {"get": "", "set": f" to {drawn['value']}", "find": f" on day {drawn['day']}"}[verb]
+        question = f"{rng.choice(VERBS[verb][0])} the {rng.choice(THINGS[thing])} of {item}{ending}."
+        mistake = _mistake(rng, call, offered)  # drawn always, so that the questions are the same at every share
+        return Request(tuple(offered), call, question, mistake if rng.random() < self.mistakes else None)
+
+    def prompt(self, problem: Request) -> str:
+        """The tools as Python signatures, a line each, then the question."""
+        lines = [f"def {name}({', '.join(PARAMETERS[name])})" for name in problem.offered]
+        return "\n".join([*lines, problem.question])
+
+    def canonical(self, problem: Request) -> str:
+        """The question, whatever tools are offered."""
+        return problem.question
+
+    def demonstration(self, problem: Request, style: str) -> str:
+        """The call between its tags."""
+        return tagged([problem.call])
+
+    def answer(self, problem: Request) -> str:
+        """The right call as JSON."""
+        return problem.call.to_json()
+
+    def details(self, problem: Request) -> dict[str, Any]:
+        """`tools`: what each offered tool takes. `match`: what has to be right."""
+        return {"tools": {name: list(PARAMETERS[name]) for name in problem.offered}, "match": self.match}
+
+    def _sample(self, problem: Request, difficulty: Difficulty, style: str) -> Sample:
+        sample = super()._sample(problem, difficulty, style)
+        if problem.mistake is None:
+            return sample
+        said = {"role": "tool", "content": f"{refusal(problem.mistake, sample.meta['tools'])}"}
+        return replace(sample, response=(assistant(tagged([problem.mistake])), said, *sample.response))
+
+    def verify(self, sample: Sample, answer: str) -> Score:
+        """1 if the one call of the answer is right in what `match` asks for.
+
+        `parts`: "format" (the offered tools would take it), "reward" (the table of TL-Training). `info["reason"]` is
+        the class of its error (`CallError`), or "missing" or "several" calls.
+        """
+        try:
+            (gold,) = parse_calls(sample.answer or "")
+        except ValueError:
+            return Score(0.0, error=f"sample {sample.id}: answer {sample.answer!r} is no call to compare with")
+        tools: Mapping[str, list[str]] = sample.meta.get("tools") or {gold.name: list(gold.arguments)}
+        try:
+            calls = parse_calls(answer)
+        except MalformedCallError:
+            calls = []
+        if len(calls) != 1:
+            reason = "several" if calls else "missing"
+            return Score(0.0, {"format": 0.0, "reward": CallError.FORMAT.reward}, {"reason": reason})
+        call = calls[0]
+        error = call_error(call, gold, tools)
+        right = {
+            "call": error is CallError.NONE,
+            "parameters": error in (CallError.NONE, CallError.VALUE),
+            "tool": call.name == gold.name,
+        }[str(sample.meta.get("match", "call"))]
+        parts = {"format": float(refusal(call, tools) is None), "reward": error.reward}
+        return Score(float(right), parts, {"reason": str(error), "extracted": call.to_json()})
+
+
+def refusal(call: ToolCall, tools: Mapping[str, list[str]]) -> str | None:
+    """What the simulated environment says of a call that it cannot take; None where it can."""
+    if call.name not in tools:
+        return f"{call.name} is not defined"
+    unknown = [key for key in call.arguments if key not in tools[call.name]]
+    if unknown:
+        return f"{call.name} got an unexpected keyword {unknown[0]}"
+    absent = [key for key in tools[call.name] if key not in call.arguments]
+    return f"{call.name} needs a positional argument {absent[0]}" if absent else None
+
+
+def _mistake(rng: Random, call: ToolCall, offered: list[str]) -> ToolCall:
+    """A call that fails: of a tool that is not offered, with an argument that does not exist, or without one."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        return replace(call, name=rng.choice([name for name in PARAMETERS if name not in offered]))
+    if kind == 1:
+        return replace(
+            call, arguments={"code" if key == "item" else key: call.arguments[key] for key in call.arguments}
+        )
+    return replace(call, arguments={key: call.arguments[key] for key in call.arguments if key != "item"})

@@ -1,0 +1,119 @@
+import json
+from random import Random
+
+import pytest
+
+from posttrain.curation import curations
+from posttrain.errors import UserError
+from posttrain.rewards.tool_calls import ToolCall, offered_tools, parse_calls, tagged
+from posttrain.tasks.tool_calls import PARAMETERS, Request, ToolCallsTask, refusal
+
+CALL = ToolCall("set_price", {"item": "52804", "value": 35})
+REQUEST = Request(("get_price", "set_price", "set_prize"), CALL, "Set the price of 52804 to 35.", None)
+
+
+def score(answer: str, match: str = "call") -> tuple[float, str]:
+    task = ToolCallsTask(match=match)  # type: ignore[arg-type]
+    found = task.verify(task._sample(REQUEST, "in", "call"), answer)
+    return found.value, found.info["reason"]
+
+
+def test_a_request_is_asked_and_answered() -> None:
+    task = ToolCallsTask()
+    assert task.prompt(REQUEST) == (
+        "def get_price(item)\ndef set_price(item, value)\ndef set_prize(item, value)\nSet the price of 52804 to 35."
+    )
+    assert task.demonstration(REQUEST, "call") == (
+        '<tool_call>\n{"name": "set_price", "parameters": {"item": "52804", "value": 35}}\n</tool_call>'
+    )
+
+
+def test_demonstrations_are_right_and_their_tools_are_in_the_prompt() -> None:
+    task = ToolCallsTask()
+    for sample in task.samples(200, 3, difficulty="harder"):
+        assert task.verify(sample, sample.response_text).value == 1
+        assert offered_tools(sample.prompt_text) == list(sample.meta["tools"])
+        name = json.loads(sample.answer or "")["name"]
+        assert any(other != name and other[:4] == name[:4] for other in sample.meta["tools"])
+
+
+@pytest.mark.parametrize(
+    ("made", "call", "parameters", "tool", "reason"),
+    [
+        (CALL, 1, 1, 1, "none"),
+        (ToolCall("set_price", {"value": 35, "item": "52804"}), 1, 1, 1, "none"),
+        (ToolCall("set_price", {"item": "52804", "value": "35"}), 0, 1, 1, "value"),
+        (ToolCall("set_price", {"item": "52804"}), 0, 0, 1, "redundant_or_missing"),
+        (ToolCall("set_price", {"code": "52804", "value": 35}), 0, 0, 1, "hallucinated_and_another"),
+        (ToolCall("set_prize", {"item": "52804", "value": 35}), 0, 0, 0, "wrong_tool"),
+        (ToolCall("set_cost", {"item": "52804", "value": 35}), 0, 0, 0, "tool_hallucination"),
+    ],
+)
+def test_the_verifier_asks_for_what_match_says(
+    made: ToolCall, call: float, parameters: float, tool: float, reason: str
+) -> None:
+    answer = tagged([made])
+    assert [score(answer, match) for match in ("call", "parameters", "tool")] == [
+        (call, reason),
+        (parameters, reason),
+        (tool, reason),
+    ]
+
+
+def test_unreadable_missing_and_several_calls_are_wrong() -> None:
+    assert score("<tool_call>set_price()</tool_call>") == (0, "missing")
+    assert score("I would set the price.") == (0, "missing")
+    assert score(tagged([CALL, CALL])) == (0, "several")
+
+
+def test_format_says_whether_the_tools_would_take_the_call() -> None:
+    task = ToolCallsTask()
+    sample = task._sample(REQUEST, "in", "call")
+    wrong, failing = ToolCall("get_price", {"item": "9"}), ToolCall("get_price", {})
+    assert task.verify(sample, tagged([wrong])).parts == {"format": 1, "reward": -1.5}
+    assert task.verify(sample, tagged([failing])).parts["format"] == 0
+    assert task.verify(sample, "no").parts == {"format": 0, "reward": -2}
+
+
+def test_mistakes_come_before_the_right_call_with_the_error_between() -> None:
+    samples = ToolCallsTask(mistakes=0.3).samples(400, 1)
+    failing = [sample for sample in samples if len(sample.response) == 3]
+    assert 80 < len(failing) < 160
+    reasons = set()
+    for sample in failing:
+        bad, said, good = sample.response
+        (call,) = parse_calls(bad["content"])
+        assert said == {"role": "tool", "content": refusal(call, sample.meta["tools"])}
+        assert ToolCallsTask().verify(sample, good["content"]).value == 1
+        reasons.add(said["content"].split(" ", 1)[1].rsplit(" ", 1)[0])
+    assert len(reasons) == 3
+
+
+def test_the_share_of_mistakes_changes_no_question() -> None:
+    none, some = (ToolCallsTask(mistakes=share).samples(50, 1) for share in (0.0, 0.5))
+    assert [sample.prompt for sample in none] == [sample.prompt for sample in some]
+
+
+def test_every_mistake_is_found_by_its_marker_and_every_right_call_is_kept() -> None:
+    samples = ToolCallsTask(mistakes=1.0).samples(60, 2)
+    kept = curations["failed_calls"](samples, 0)
+    assert len(kept) == 60
+    assert all(ToolCallsTask().verify(sample, sample.response_text).value == 1 for sample in kept)
+
+
+def test_arguments_have_the_asked_for_length() -> None:
+    for sample in ToolCallsTask(digits=12).samples(20, 1):
+        assert len(json.loads(sample.answer or "")["parameters"]["item"]) == 12
+
+
+def test_impossible_options_are_refused() -> None:
+    with pytest.raises(UserError, match="mistakes is 2"):
+        ToolCallsTask(mistakes=2)
+    with pytest.raises(UserError, match="digits is 0"):
+        ToolCallsTask(digits=0)
+
+
+def test_every_drawn_call_fits_its_tool() -> None:
+    for seed in range(50):
+        request = ToolCallsTask().problem(Random(seed), "in")
+        assert refusal(request.call, {name: list(PARAMETERS[name]) for name in request.offered}) is None
