@@ -1,6 +1,6 @@
 """Which data is kept, chosen or made."""
 
-from posttrain.curation import pairs, tool_trajectories
-from posttrain.curation.curation import curations
+from posttrain.curation import pairs, scores, tool_trajectories
+from posttrain.curation.curation import curate, curations, takes_models
 
-__all__ = ["curations", "pairs", "tool_trajectories"]
+__all__ = ["curate", "curations", "pairs", "scores", "takes_models", "tool_trajectories"]

@@ -1,16 +1,48 @@
 """Curation functions: which samples of a data set are kept, and in what order."""
 
-from collections.abc import Callable
-from typing import Literal
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import Field
 
 from posttrain.data import Sample, splitting
 from posttrain.errors import UserError
 from posttrain.registry import Registry
 
 curations: Registry[Callable[..., list[Sample]]] = Registry("curation")
-"""Functions `(samples, seed, options) -> samples`, applied in the order that a curate stage lists them."""
+"""Functions `(samples, seed, *, options) -> samples`, applied in the order that a curate stage lists them. One with a
+third parameter `models` is given the models that the stage names."""
+
+
+class LanguageModel(Protocol):
+    """What a curation may ask of a model."""
+
+    def logprobs(self, samples: list[Sample], *, ends: bool = True) -> list[npt.NDArray[np.float32] | None]:
+        """For each sample `[T]`: log-probs of its response's tokens under the model's own tokenizer and template.
+
+        `ends`: those that end a turn too. None for a sample that the model cannot read: without a response, too long.
+        """
+        ...
+
+
+Models = Mapping[str, LanguageModel]
+"""By the name that the recipe gives them, in the stage's order."""
+
+
+def takes_models(kind: str) -> bool:
+    """Does the curation of this name ask models?"""
+    return "models" in inspect.signature(curations[kind]).parameters
+
+
+def curate(spec: str | dict[str, Any], samples: list[Sample], seed: int, models: Models) -> list[Sample]:
+    """What the curation that a recipe names leaves of some samples."""
+    kind, options = curations.options(spec)
+    given = (models,) if takes_models(kind) else ()
+    return list(curations[kind](samples, seed, *given, **options))
 
 
 @curations.register("deduplicate")
@@ -55,3 +87,19 @@ def draw(samples: list[Sample], seed: int, *, count: int) -> list[Sample]:
 def length(samples: list[Sample], seed: int, *, smallest: int = 1, largest: int = 2**31) -> list[Sample]:
     """Keep responses of `smallest` to `largest` characters."""
     return [sample for sample in samples if smallest <= len(sample.response_text) <= largest]
+
+
+@curations.register("mislabel")
+def mislabel(samples: list[Sample], seed: int, *, share: Annotated[float, Field(ge=0, le=1)]) -> list[Sample]:
+    """Label noise: a `share` of the samples, drawn at random, get one another's responses. The scalar `mislabelled`
+    says which (1) and which not (0)."""
+    drawn = np.random.default_rng(seed).permutation(len(samples))[: round(share * len(samples))].tolist()
+    response = {index: samples[other].response for index, other in zip(drawn, drawn[1:] + drawn[:1], strict=True)}
+    return [
+        replace(
+            sample,
+            response=response.get(index, sample.response),
+            scalars={**sample.scalars, "mislabelled": float(index in response)},
+        )
+        for index, sample in enumerate(samples)
+    ]

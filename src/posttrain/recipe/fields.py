@@ -191,11 +191,12 @@ class Generate(Decoding):
     temperature: float = Field(1.0, ge=0)
 
 
-class Curate(Strict):
-    """Choose, clean or reorder data."""
+class Curate(Rendered):
+    """Choose, clean or reorder data. How samples become tokens matters where models score them."""
 
     kind: Literal["curate"] = "curate"
     data: str = Field("train", description="name of a data set")
+    models: list[str] = Field([], description="models that the functions ask: stages, names in models, or 'base'")
     steps: list[Piece] = Field(description="curation functions, applied in order")
 
 

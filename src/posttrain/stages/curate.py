@@ -3,21 +3,41 @@
 import json
 from typing import Any
 
-from posttrain.curation import curations
+from posttrain.curation import curate, curations, takes_models
 from posttrain.errors import UserError
+from posttrain.policy import load_tokenizer
 from posttrain.recipe import Curate
+from posttrain.stages.asked_models import AskedModel
 from posttrain.stages.context import Context
+from posttrain.stages.encoded import rendering_of
 from posttrain.stages.files import write_atomically
 from posttrain.stages.plan import Plan
+from posttrain.stages.shape import Shape
 
 
 def plan_curate(context: Context, name: str, stage: Curate) -> Plan:
-    """Check the functions and their options, and read every row of data that are there already."""
-    steps = " → ".join(curations.options(step)[0] for step in stage.steps)
+    """Check the functions, their options and the models, and read every row of data that are there already."""
+    kinds = [curations.options(step)[0] for step in stage.steps]
+    _check_models(context, stage, kinds)
+    steps = " → ".join(kinds)
     data = context.data(stage.data)
     if context.pending(data):
         return Plan({"steps": steps})
     return Plan({"samples": sum(1 for _ in context.samples(data)), "steps": steps})
+
+
+def _check_models(context: Context, stage: Curate, kinds: list[str]) -> None:
+    asking = [kind for kind in kinds if takes_models(kind)]
+    if asking and not stage.models:
+        raise UserError(f"curation '{asking[0]}' asks models: name them, as in 'models: [base]'")
+    if stage.models and not asking:
+        raise UserError(f"'models' is {stage.models}, but none of the functions asks any: {', '.join(kinds)}")
+    if len(set(stage.models)) < len(stage.models):
+        raise UserError(f"'models' is {stage.models}: each can be named once")
+    for model in stage.models:
+        origin = context.origin(model)
+        load_tokenizer(origin.path)
+        rendering_of(stage, Shape.of(origin).model)
 
 
 def run_curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
@@ -27,11 +47,11 @@ def run_curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
 
 def _curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
     samples = list(context.samples(context.data(stage.data)))
+    models = {model: AskedModel(context, stage, model) for model in stage.models}
     counts: dict[str, int] = {}
     for place, step in enumerate(stage.steps):
-        kind, options = curations.options(step)
-        samples = list(curations[kind](samples, context.recipe.seed, **options))
-        counts[f"after_{place + 1}_{kind}"] = len(samples)
+        samples = curate(step, samples, context.recipe.seed, models)
+        counts[f"after_{place + 1}_{curations.options(step)[0]}"] = len(samples)
     if not samples:
         raise UserError(f"stage '{name}' left no sample; counts after each step: {counts}")
     text = "".join(json.dumps(sample.to_json(), ensure_ascii=False) + "\n" for sample in samples)

@@ -13,12 +13,13 @@ from posttrain.data.rendering import Rendering, render_prompt
 from posttrain.data.token_store import EncodedDataset
 from posttrain.errors import UserError
 from posttrain.policy.loading import context_length
-from posttrain.recipe import Data, Train
+from posttrain.recipe import Data
+from posttrain.recipe.fields import Rendered
 from posttrain.stages.context import Context
 
 
-def rendering_of(stage: Train, model: Any) -> Rendering:
-    """How a train stage turns samples into tokens. Raises `UserError` when it asks for more than the model can read."""
+def rendering_of(stage: Rendered, model: Any) -> Rendering:
+    """How a stage turns samples into tokens. Raises `UserError` when it asks for more than the model can read."""
     context = context_length(model)
     if stage.max_length is not None and stage.max_length > context:
         raise UserError(f"max_length is {stage.max_length}, but the model reads at most {context} tokens")

@@ -1,5 +1,6 @@
 """Cached references: a frozen model's log-probs of a fixed data set, computed once and read at every step."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,36 +53,45 @@ def check_cacheable(objective: Objective) -> None:
 
 def with_reference(context: Context, stage: Train, reference: Policy, dataset: EncodedDataset) -> WithReference:
     """The data with the reference's log-probs, from the cache beside the run folders where they were made before."""
-    model = context.model_fingerprint(stage.reference or stage.init_from)
-    key = digest([dataset.folder.name, model])
-    path = Path(context.folder).parent / ".cache" / f"reference-{key}.npy"
-
-    def score() -> None:
-        if path.is_file():
-            return
-        values = _scored(context, reference, dataset, context.micro_batch_tokens(stage))
-        partial = path.with_suffix(".partial")
-        try:
-            with partial.open("wb") as file:
-                np.save(file, values)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
-
-    context.ranks.on_main(score)
+    name, budget = stage.reference or stage.init_from, context.micro_batch_tokens(stage)
+    path = context.ranks.on_main(lambda: stored_logprobs(context, name, lambda: reference, dataset, budget))
     return WithReference(dataset, path)
 
 
-def _scored(context: Context, reference: Policy, dataset: EncodedDataset, budget: int) -> npt.NDArray[np.float32]:
+def stored_logprobs(
+    context: Context, model: str, load: Callable[[], Policy], dataset: EncodedDataset, budget: int
+) -> Path:
+    """The file with the log-probs `[N]` of all target tokens under the model that the recipe calls `model`.
+
+    Written, with the policy that `load` gives, where no earlier run has left one for the same weights and tokens.
+    """
+    key = digest([dataset.folder.name, context.model_fingerprint(model)])
+    path = Path(context.folder).parent / ".cache" / f"reference-{key}.npy"
+    if path.is_file():
+        return path
+    values = _scored(context, load(), model, dataset, budget)
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            np.save(file, values)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
+    return path
+
+
+def _scored(
+    context: Context, policy: Policy, name: str, dataset: EncodedDataset, budget: int
+) -> npt.NDArray[np.float32]:
     starts = np.concatenate([[0], np.cumsum(dataset.targets)])
     values = np.zeros(int(starts[-1]), np.float32)
-    reference.model.eval()
-    with context.terminal.bar("scoring with the reference", len(dataset), "rows") as bar:
+    policy.model.eval()
+    with context.terminal.bar(f"scoring with {name}", len(dataset), "rows") as bar:
         for first in range(0, len(dataset), WINDOW):
             rows = range(first, min(first + WINDOW, len(dataset)))
             sequences = [dataset[row] for row in rows]
-            for item, scores in scored(reference, sequences, (), budget):
+            for item, scores in scored(policy, sequences, (), budget):
                 values[starts[first + item] : starts[first + item + 1]] = scores.logprobs.float().cpu().numpy()
             bar.advance(len(rows))
     return values
