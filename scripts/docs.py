@@ -67,6 +67,12 @@ def recipes_page() -> str:
         f"## The recipe\n\n{table(fields.Recipe)}",
         f"## A model\n\n{table(fields.Model)}",
         f"## A data set\n\n{table(fields.Data)}",
+        "Rows are read in the ecosystem's shapes: `messages` (`[{role, content}, ...]`), `prompt` with `completion`, "
+        "`prompt` with `chosen` and `rejected`, Alpaca, ShareGPT, `question` with `answer` (GSM8K). A column `answer` "
+        "beside the first two holds the right answer of a row: what drawn answers are scored against. Without it an "
+        "evaluation measures how likely the given responses are (perplexity) and draws none, and `generate` can keep "
+        "`all` of its answers, but not choose.",
+        f"## A server\n\n{(fields.Server.__doc__ or '').strip()}\n\n{table(fields.Server)}",
     ]
     for name, model in fields.STAGE_KINDS.items():
         parts.append(f"## Stage `{name}`\n\n{(model.__doc__ or '').strip()}\n\n{table(model)}")

@@ -215,7 +215,7 @@ BROKEN = '{"question": "a", "answer": "b"}\n{"question": \n'
         (["data.own=empty.jsonl"], "empty.jsonl has no rows"),
         (["data.own=broken.jsonl"], "broken.jsonl, line 2: broken JSON"),
         (["data.own=columns.jsonl"], "line 2 (read as shape 'question_answer'): column 'answer' is missing"),
-        (["data.own=unanswered.jsonl"], "no 'answer' to score against"),
+        (["data.own=half.jsonl"], "1 of 2 samples have no 'answer' to score against"),
         (["out=own.jsonl"], "is a file"),
         (["out=."], "is not empty and holds no run"),
         (["sft.init_from=before"], "nor a train or merge stage"),
@@ -234,7 +234,8 @@ def bad_place(place):
     (place / "empty.jsonl").write_text("\n")
     (place / "broken.jsonl").write_text(BROKEN)
     (place / "columns.jsonl").write_text(BROKEN.replace('"question": \n', '"question": "c"}\n'))
-    (place / "unanswered.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    half = '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d", "answer": "1"}\n'
+    (place / "half.jsonl").write_text(half)
     for name in ("notemplate", "unmarked", "noweights", "noconfig"):
         shutil.copytree("model", name)
     Path("noweights/model.safetensors").unlink()

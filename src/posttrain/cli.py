@@ -245,11 +245,11 @@ def _show_results(lines: list["Line"], terminal: Terminal) -> None:
         return
     if not lines:
         return
-    columns = ["stage", "model", "data", "accuracy", "change", "tokens", "time"]
-    if not any(line.comparison for line in lines):
-        columns.remove("change")
+    cells = [line.cells() for line in lines]
+    columns = ["stage", "model", "data", "accuracy", "change", "perplexity", "tokens", "time"]
+    columns = [column for column in columns if any(column in row for row in cells)]
     terminal.console.print()
-    terminal.table("", columns, [line.cells() for line in lines], right=["tokens", "time"])
+    terminal.table("", columns, cells, right=["perplexity", "tokens", "time"])
     for line in lines:
         if line.comparison is not None:
             terminal.console.print(Text(line.comparison.sentence))

@@ -31,7 +31,17 @@ ONE_CTRL_C = 1.0
 """Seconds: torchrun passes a Ctrl-C on to processes that the terminal has sent it to already."""
 
 
-_EVALUATED = ("accuracy", "problems", "mean_length", "truncated", "format_validity", "errors", "tokens_per_second")
+_EVALUATED = (
+    "accuracy",
+    "problems",
+    "samples",
+    "perplexity",
+    "mean_length",
+    "truncated",
+    "format_validity",
+    "errors",
+    "tokens_per_second",
+)
 """What the line of a finished evaluation shows; the table at the end and the report have the rest."""
 
 

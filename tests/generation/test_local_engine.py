@@ -159,7 +159,7 @@ def test_a_stop_string_ends_an_answer_where_its_own_text_first_holds_it(model: P
 
 
 def test_a_stop_string_may_name_a_special_token_and_one_in_the_prompt_does_not_count(model: PreTrainedModel) -> None:
-    prompt = Prompt(np.array(TOKENIZER.encode("ab<|im_start|>ab"), dtype=np.int32), forced=2)
+    prompt = Prompt(np.array(TOKENIZER.encode("ab<|im_start|>ab"), dtype=np.int32))
     sampling = Sampling(max_new_tokens=80, temperature=2.0, stop=("<|im_start|>",))
     completions = LocalEngine(model, TOKENIZER).generate([prompt], 20, sampling)
     stopped = [completion for completion in completions if completion.text.endswith("<|im_start|>")]
@@ -170,7 +170,7 @@ def test_a_stop_string_may_name_a_special_token_and_one_in_the_prompt_does_not_c
 
 def test_a_forced_prefix_is_continued_and_not_repeated(model: PreTrainedModel) -> None:
     asked, prefix = prompts(8)[0], np.array([10, 20, 30], dtype=np.int32)
-    forced = Prompt(np.concatenate([asked.tokens, prefix]), forced=3)
+    forced = Prompt(np.concatenate([asked.tokens, prefix]))
     completion = LocalEngine(model, TOKENIZER).generate([forced], 1, Sampling(max_new_tokens=5))[0]
     assert len(completion.tokens) == 5
     np.testing.assert_allclose(completion.logprobs, plain_logprobs(model, forced, completion), atol=1e-4)

@@ -4,7 +4,7 @@ import pytest
 from architectures import build, tokenizer
 
 from posttrain.data import Sample
-from posttrain.data.rendering import render
+from posttrain.data.rendering import Rendering, render
 from posttrain.data.sample import assistant, user
 from posttrain.recipe import Train
 from posttrain.stages.encoded import prompts_of, rendering_of
@@ -26,7 +26,7 @@ def test_options_of_the_template_reach_training_and_prompts(a_model):
     sample = Sample((user("2?"),), (assistant("2"),))
     for options, begin in (({}, "<user>"), ({"brief": True}, "[brief]<user>")):
         trained = render(sample, reader, rendering_of(Train(template_options=options), a_model))
-        prompt = prompts_of([sample], reader, "chat", 8, 64, options)[sample.id]
+        prompt = prompts_of([sample], reader, Rendering(64, template_options=options), 8)[sample.id]
         assert reader.decode(prompt).startswith(begin)
         assert trained.tokens[: len(prompt)].tolist() == prompt.tolist()
 

@@ -50,24 +50,42 @@ def test_answers_that_do_not_fit_behind_their_questions_are_refused_before_the_s
         plan(recipe, Terminal(quiet=True))
 
 
-def test_questions_without_answers_are_refused_before_the_start(tiny: Path, tmp_path: Path) -> None:
-    recipe = watched(tiny, tmp_path / "run", watch={**WATCH, "data": "plain"})
-    recipe = Recipe.model_validate(
-        {**recipe.model_dump(), "data": {**recipe.data, "plain": demonstrations_without_answers(tmp_path)}}
-    )
-    with pytest.raises(UserError, match="have no 'answer' to score against"):
-        plan(recipe, Terminal(quiet=True))
+def on_plain_rows(tiny: Path, folder: Path, **fields: Any) -> Recipe:
+    recipe = watched(tiny, folder / "run", **fields)
+    data = {**recipe.data, "plain": demonstrations_without_answers(folder)}
+    return Recipe.model_validate({**recipe.model_dump(), "data": data})
 
 
-def test_the_held_out_loss_needs_no_answers(tiny: Path, tmp_path: Path) -> None:
-    recipe = watched(tiny, tmp_path / "run", watch={**WATCH, "data": "plain", "generate": False})
-    recipe = Recipe.model_validate(
-        {**recipe.model_dump(), "data": {**recipe.data, "plain": demonstrations_without_answers(tmp_path)}}
-    )
+@pytest.mark.parametrize("generate", [True, False])
+def test_without_right_answers_only_the_held_out_loss_is_measured(tiny: Path, tmp_path: Path, generate: bool) -> None:
+    recipe = on_plain_rows(tiny, tmp_path, watch={**WATCH, "data": "plain", "generate": generate})
+    notes = plan(recipe, Terminal(quiet=True))["sft"].notes
+    assert any("only the held-out loss" in note for note in notes) == generate
     run_quietly(recipe)
     rows = [row for row in metrics(tmp_path / "run") if row["kind"] == "evaluation"]
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert all(set(row) == {"stage", "step", "kind", "held_out_loss"} for row in rows)
+
+
+def test_a_training_cannot_stop_by_what_rows_without_answers_do_not_give(tiny: Path, tmp_path: Path) -> None:
+    recipe = on_plain_rows(tiny, tmp_path, watch={**WATCH, "data": "plain"}, early_stopping={"metric": "accuracy"})
+    with pytest.raises(UserError, match="'accuracy' is not measured here"):
+        plan(recipe, Terminal(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("metric", "measured"), [("pass@2", True), ("pass@9", False), ("average@2", True), ("x@2", False)]
+)
+def test_metrics_of_several_draws_are_those_that_so_many_draws_give(
+    tiny: Path, tmp_path: Path, metric: str, measured: bool
+) -> None:
+    watch = {**WATCH, "n": 2, "temperature": 1.0}
+    recipe = watched(tiny, tmp_path / "run", watch=watch, early_stopping={"metric": metric})
+    if measured:
+        plan(recipe, Terminal(quiet=True))
+        return
+    with pytest.raises(UserError, match="is not measured here"):
+        plan(recipe, Terminal(quiet=True))
 
 
 def test_every_answer_is_kept_with_the_step_it_was_drawn_at(tiny: Path, tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def render_prompt(
             text = render_text(tokenizer, turns, rendering.template_options)
         except TEMPLATE_ERRORS as error:
             raise UserError(f"sample {_where(sample)}: the chat template refuses the prompt: {error}") from None
+    if not forced:
+        return np.asarray(lead + tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
     prompt, both = tokenizer([text, text + forced], add_special_tokens=False)["input_ids"]
     tokens = _continued(prompt, both, forced, tokenizer)
     if tokens is None:

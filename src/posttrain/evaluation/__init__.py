@@ -1,6 +1,6 @@
 """Measuring: what a model says, how good it is, and how sure that is."""
 
-from posttrain.evaluation.evaluator import Verify, evaluate, summarise
+from posttrain.evaluation.evaluator import Verify, answer_of, check_errors, evaluate, summarise
 from posttrain.evaluation.metrics import LogLikelihood, log_likelihood
 from posttrain.evaluation.result import Answer, Comparison, EvaluationResult, Problem, compare_results
 from posttrain.evaluation.statistics import (
@@ -22,6 +22,8 @@ __all__ = [
     "LogLikelihood",
     "Problem",
     "Verify",
+    "answer_of",
+    "check_errors",
     "compare_results",
     "evaluate",
     "hierarchical_bootstrap",

@@ -62,7 +62,7 @@ def evaluate(
     completions = _in_order(engine.generate(prompts, n, sampling), len(prompts), n)
     answers = []
     for completion in completions:
-        answers.append(_answer(asked[completion.prompt], completion, verify, step))
+        answers.append(answer_of(asked[completion.prompt], completion, verify, step=step))
         if record is not None:
             record(answers[-1])
     return summarise(answers, n=n, sampling=sampling, name=name, max_errors=max_errors, right_at=right_at, level=level)
@@ -90,7 +90,7 @@ def summarise(
 
     Raises `UserError` where the share of errors is over `max_errors`.
     """
-    scored = _scored(answers, name, max_errors)
+    scored = check_errors(answers, name, max_errors)
     groups: dict[str, list[Answer]] = {}
     for answer in scored:
         groups.setdefault(answer.sample_id, []).append(answer)
@@ -123,15 +123,22 @@ def _in_order(completions: Sequence[Completion], prompts: int, n: int) -> list[C
     return found
 
 
-def _answer(sample: Sample, completion: Completion, verify: Verify, step: int | None) -> Answer:
-    score = _score(sample, completion.text, verify)
+def answer_of(
+    sample: Sample, completion: Completion, verify: Verify | None, *, step: int | None = None, forced: str = ""
+) -> Answer:
+    """A drawn answer, scored by `verify`; without it there is no value. Its text begins with what was `forced`.
+
+    An exception of `verify` becomes the answer's error, with its cause.
+    """
+    text = forced + completion.text
+    score = Score(0.0) if verify is None else _score(sample, text, verify)
     return Answer(
         sample_id=sample.id,
         task=sample.task,
         prompt=sample.prompt_text,
         expected=sample.answer,
-        text=completion.text,
-        value=None if score.error is not None else float(score.value),
+        text=text,
+        value=None if verify is None or score.error is not None else float(score.value),
         parts=dict(score.parts),
         info=dict(score.info),
         error=score.error,
@@ -155,7 +162,8 @@ def _score(sample: Sample, text: str, verify: Verify) -> Score:
     return score
 
 
-def _scored(answers: Sequence[Answer], name: str, max_errors: float) -> list[Answer]:
+def check_errors(answers: Sequence[Answer], name: str = "", max_errors: float = 0.1) -> list[Answer]:
+    """The answers that have a score. Raises `UserError` where the share of errors is over `max_errors`, or 1."""
     scored = [answer for answer in answers if answer.error is None]
     failed = len(answers) - len(scored)
     if failed and (failed > max_errors * len(answers) or not scored):

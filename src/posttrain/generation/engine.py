@@ -30,10 +30,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens to continue; the last `forced` of them are a forced prefix of the answer."""
+    """Tokens `[T]` to continue: a question, and behind it what the answer is forced to begin with."""
 
     tokens: npt.NDArray[np.int32]
-    forced: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class LocalEngine:
     """Draws answers with `model` as it is at the call: same weights, same device, nothing copied.
 
     `slots`: how many answers run at once. `prefill_tokens`: how many prompt tokens, padding included, one forward pass
-    reads. `progress` is called with the number of tokens drawn since its last call.
+    reads. `progress` is called with the number of tokens drawn since its last call, `drawn` with every finished answer.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class LocalEngine:
         slots: int = 64,
         prefill_tokens: int = 2048,
         progress: Callable[[int], None] | None = None,
+        drawn: Callable[[Completion], None] | None = None,
     ) -> None:
         if slots < 1 or prefill_tokens < 1:
             raise UserError(f"an engine needs at least 1 slot and 1 prefill token, found {slots} and {prefill_tokens}")
@@ -48,6 +49,7 @@ class LocalEngine:
         self.slots = slots
         self.prefill_tokens = prefill_tokens
         self.progress = progress
+        self.drawn = drawn
         self._stops: dict[tuple[str, ...], StopStrings] = {}
         self._compared = False
 
@@ -119,7 +121,7 @@ class _Run:
         self.unread = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index].tokens)))
         self.waiting: deque[tuple[_Answer, SlotCache, int]] = deque()
         self.live: list[_Answer] = []
-        self.finished: list[_Answer] = []
+        self.finished: list[Completion] = []
         longest = max((len(prompt.tokens) for prompt in prompts), default=0)
         self.pool = SlotCache(min(engine.slots, n * len(prompts)), longest + min(sampling.max_new_tokens, 128))
 
@@ -131,8 +133,7 @@ class _Run:
             for answer in self.live:
                 answer.length += 1
             self._refill([row for row, answer in enumerate(self.live) if answer.reason])
-        self.finished.sort(key=lambda answer: (answer.prompt, answer.sample))
-        return [self._completion(answer) for answer in self.finished]
+        return sorted(self.finished, key=lambda completion: (completion.prompt, completion.sample))
 
     def _step(self, cache: SlotCache, tokens: Tensor, lengths: list[int]) -> Tensor:
         """Logits `[R, V]` after `tokens[R]`, each appended behind the `lengths[R]` cached tokens of its row."""
@@ -175,7 +176,7 @@ class _Run:
 
     def _refill(self, ended: list[int]) -> None:
         """Give the rows of `ended` answers, and rows that were never used, to waiting answers; close the gaps left."""
-        self.finished += [self.live[row] for row in ended]
+        self._finish([self.live[row] for row in ended])
         free = deque(ended)
         while len(free) + self.pool.slots - len(self.live) > 0 and (self.waiting or self._prefill()):
             source = self.waiting[0][1]
@@ -226,7 +227,7 @@ class _Run:
             for start in range(0, len(answers), self.engine.slots):
                 chunk = answers[start : start + self.engine.slots]
                 self._draw([answer for answer, _ in chunk], logits[self._rows([row for _, row in chunk])])
-            self.finished += [answer for answer, _ in answers if answer.reason]
+            self._finish([answer for answer, _ in answers if answer.reason])
             self.waiting.extend((answer, cache, row) for answer, row in answers if not answer.reason)
         return bool(self.waiting)
 
@@ -260,6 +261,12 @@ class _Run:
 
     def _rows(self, rows: list[int]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int64, device=self.device)
+
+    def _finish(self, answers: list[_Answer]) -> None:
+        for answer in answers:
+            self.finished.append(self._completion(answer))
+            if self.engine.drawn is not None:
+                self.engine.drawn(self.finished[-1])
 
     def _completion(self, answer: _Answer) -> Completion:
         assert answer.reason is not None

@@ -27,7 +27,7 @@ class ServerEngine:
 
     `tokenizer` must be the served model's. `dialect` None asks the server once. `timeout` in seconds bounds one
     request; dropped connections, time-outs, 429 and 5xx are tried again `retries` times, each after twice the wait of
-    the one before. `progress` is called with the number of tokens of the answers as they arrive.
+    the one before. `progress` is called with the number of tokens of the answers as they arrive, `drawn` with the answers.
 
     `exact` tells, after a call, whether the server returned the token ids that it drew: without them answers are good
     for reading and scoring, but not for training on. Servers that return no ids leave special tokens out of the text,
@@ -47,6 +47,7 @@ class ServerEngine:
         retries: int = 4,
         first_wait: float = 0.5,
         progress: Callable[[int], None] | None = None,
+        drawn: Callable[[Completion], None] | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.model = model
@@ -57,6 +58,7 @@ class ServerEngine:
         self.retries = retries
         self.first_wait = first_wait
         self.progress = progress
+        self.drawn = drawn
         self.exact: bool | None = None
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=None)
@@ -77,6 +79,14 @@ class ServerEngine:
             return {"prompt": tokens if dialect == "vllm" else prompt_text(self.tokenizer, tokens), "logprobs": 1}
 
         return self._all("completions", prompts, body, n, sampling)
+
+    def check(self) -> Dialect:
+        """The server's dialect, after one token. Raises `UserError` when it is out of reach or refuses the model."""
+        if self.dialect is None:
+            return self._known_dialect()
+        wanted = Wanted(self.model, 1, 0, Sampling(max_new_tokens=1), self.tokenizer)
+        self._post("completions", request(self.dialect, wanted) | {"prompt": "a", "logprobs": 1})
+        return self.dialect
 
     def chat(self, conversations: List[List[Message]], n: int, sampling: Sampling) -> list[Completion]:
         """`n` answers to each conversation, rendered by the server's own template: for teachers and judges."""
@@ -107,6 +117,8 @@ class ServerEngine:
                 for answer, exact in future.result():
                     self.exact = self.exact and exact
                     completions.append(answer)
+                    if self.drawn is not None:
+                        self.drawn(answer)
                     if self.progress is not None:
                         self.progress(len(answer.tokens))
         finally:

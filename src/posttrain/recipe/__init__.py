@@ -1,9 +1,23 @@
 """The declarative recipe: its fields, and how it is read, checked and overridden."""
 
-from posttrain.recipe.fields import Curate, Data, Decoding, Evaluate, Generate, Merge, Model, Recipe, Train, Watch
+from posttrain.recipe.fields import (
+    Asked,
+    Curate,
+    Data,
+    Decoding,
+    Evaluate,
+    Generate,
+    Merge,
+    Model,
+    Recipe,
+    Server,
+    Train,
+    Watch,
+)
 from posttrain.recipe.reading import changed_fields, check_recipe, read_recipe, shipped_recipes, to_yaml
 
 __all__ = [
+    "Asked",
     "Curate",
     "Data",
     "Decoding",
@@ -12,6 +26,7 @@ __all__ = [
     "Merge",
     "Model",
     "Recipe",
+    "Server",
     "Train",
     "Watch",
     "changed_fields",

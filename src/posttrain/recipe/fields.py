@@ -83,6 +83,29 @@ class Decoding(Strict):
         return self
 
 
+class Server(Strict):
+    """An OpenAI-compatible server (vLLM, SGLang, `transformers serve` ...) that answers in the model's place."""
+
+    url: str = Field(description="its address, with /v1: http://127.0.0.1:8000/v1")
+    model: str = Field(description="the name that it serves the model under")
+    dialect: Literal["vllm", "transformers", "openai"] | None = Field(None, description="null: found out by asking")
+    api_key_variable: str | None = Field(None, description="name of the environment variable that holds the key")
+    concurrency: PositiveInt | None = Field(None, description="requests at once; null: what suits the dialect")
+
+
+class Asked(Decoding):
+    """Whom a stage asks, and how questions become prompts."""
+
+    kind: str
+    model: str = Field("base", description="'base', a name in models, or an earlier train or merge stage")
+    server: Server | None = Field(None, description="answers come from there; of 'model' only the tokenizer is used")
+    template: Literal["chat", "none"] = "chat"
+    template_options: dict[str, Any] = Field(
+        {}, description="passed to the chat template: {enable_thinking: false} ..."
+    )
+    forced: str = Field("", description="what every answer is made to begin with")
+
+
 class Rendered(Strict):
     """How samples become tokens."""
 
@@ -162,32 +185,30 @@ class Train(Rendered):
         return self
 
 
-class Evaluate(Decoding):
-    """Draw answers and score them."""
+class Evaluate(Asked):
+    """Draw answers and score them; of data without right answers, measure how likely the given responses are."""
 
     kind: Literal["evaluate"] = "evaluate"
-    model: str = Field("base", description="'base', a name in models, or an earlier train or merge stage")
     data: str = Field("test", description="name of a data set")
     reference: str | None = Field(
         None, description="also measure how far the answers' distribution is from this model's (kl), and its entropy"
     )
-    template: Literal["chat", "none"] = "chat"
-    template_options: dict[str, Any] = Field(
-        {}, description="passed to the chat template: {enable_thinking: false} ..."
-    )
+
+    @model_validator(mode="after")
+    def _reference_needs_the_model(self) -> "Evaluate":
+        if self.reference is not None and self.server is not None:
+            raise ValueError("'reference' compares every token's distribution, which no server gives: leave one out")
+        return self
 
 
-class Generate(Decoding):
+class Generate(Asked):
     """Draw answers, and write them as a data set: prompts with the model's own responses."""
 
     kind: Literal["generate"] = "generate"
-    model: str = "base"
     data: str = Field("train", description="name of a data set: its prompts")
-    template: Literal["chat", "none"] = "chat"
-    template_options: dict[str, Any] = Field(
-        {}, description="passed to the chat template: {enable_thinking: false} ..."
+    keep: Literal["all", "right", "wrong"] = Field(
+        "right", description="by the verifier, which 'all' does without; one row for each kept answer"
     )
-    keep: Literal["all", "right", "wrong"] = Field("right", description="by the verifier; one row for each kept answer")
     temperature: float = Field(1.0, ge=0)
 
 

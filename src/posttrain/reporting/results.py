@@ -93,6 +93,8 @@ def columns(lines: list[Evaluated]) -> tuple[list[str], list[str]]:
         if k.isdecimal():
             largest[kind] = max(largest.get(kind, 2), int(k))
     main = [name for name in names if name in MAIN or name in {f"{kind}@{k}" for kind, k in largest.items()}]
+    if any(line.accuracy is None for line in lines) and "perplexity" in names:
+        main.append("perplexity")
     if any(line.metrics["errors"].value for line in lines if "errors" in line.metrics):
         main.append("errors")
     return main, [name for name in names if name not in main]
@@ -109,7 +111,7 @@ def _evaluated(run: Run, name: str, earlier: list[str]) -> Evaluated:
         status=str(stage.get("status", "finished")),
         model=_plain(result.get("model", "")),
         data=_plain(result.get("data", "")),
-        problems=len(_values(result)),
+        problems=len(_values(result)) or int(metrics["samples"].value if "samples" in metrics else 0),
         metrics=metrics,
         seconds=duration(seconds) if is_number(seconds) and result else "",
         tokens=number(tokens) if is_number(tokens) else "",

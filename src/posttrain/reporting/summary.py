@@ -1,7 +1,8 @@
 """What a run's evaluations came to, for the command line: a line for each, with its change and a plain sentence."""
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,19 @@ import numpy as np
 from posttrain.evaluation import Comparison, EvaluationResult, Interval, compare_results
 from posttrain.reporting.formats import duration, number, percent, points
 
-COLUMNS = ("stage", "model", "data", "accuracy", "change", "tokens", "time")
-
 
 @dataclass(frozen=True)
 class Line:
-    """One evaluation. `first`: the earliest one of the same data, which `comparison` sets it against."""
+    """One evaluation. `first`: the earliest one of the same data, which `comparison` sets it against.
+
+    `result` is None where the data have no right answers: then `metrics` have the likelihood of the given responses.
+    """
 
     stage: str
     model: str
     data: str
-    result: EvaluationResult
+    metrics: Mapping[str, float]
+    result: EvaluationResult | None
     seconds: float
     tokens: int
     first: str | None
@@ -30,7 +33,11 @@ class Line:
     def cells(self) -> dict[str, str]:
         """Column -> cell of a table."""
         cells = {"stage": self.stage, "model": self.model, "data": self.data}
-        cells["accuracy"] = f"{percent(self.result.accuracy.estimate)} {_span(self.result.accuracy, percent)}"
+        if self.result is None:
+            cells["perplexity"] = number(self.metrics.get("perplexity", math.nan))
+        else:
+            accuracy = self.result.accuracy
+            cells["accuracy"] = f"{percent(accuracy.estimate)} {_span(accuracy, percent)}"
         if self.comparison is not None:
             change = self.comparison.difference.interval
             cells["change"] = f"{points(change.estimate)} {_span(change, points)}"
@@ -39,7 +46,8 @@ class Line:
     def to_json(self) -> dict[str, Any]:
         """The same as numbers: accuracy and change as shares, time in seconds."""
         row: dict[str, Any] = {"stage": self.stage, "model": self.model, "data": self.data}
-        row |= {key: self.result.metrics[key] for key in ("problems", "accuracy", "accuracy_low", "accuracy_high")}
+        shown = ("problems", "samples", "accuracy", "accuracy_low", "accuracy_high", "log_likelihood", "perplexity")
+        row |= {key: self.metrics[key] for key in shown if key in self.metrics}
         if self.comparison is not None:
             difference = self.comparison.difference
             ends = difference.interval.to_json()
@@ -60,25 +68,28 @@ def summary(folder: Path, stages: Iterable[str]) -> list[Line]:
 
 
 def _line(row: dict[str, Any], earlier: list[Line]) -> Line:
-    result = EvaluationResult.from_json(row["result"])
-    asked = {problem.sample_id for problem in result.problems}
-    first = next(
-        (line for line in earlier if line.data == row["data"] and not asked.isdisjoint(line.result.per_problem())), None
-    )
+    result = EvaluationResult.from_json(row["result"]) if row["result"] is not None else None
+    first = next((line for line in earlier if line.data == row["data"] and _share_problems(line.result, result)), None)
     comparison = None
     if first is not None:
+        assert first.result is not None and result is not None
         # The same generator as the report page's: the same interval there and here.
         comparison = compare_results(first.result, result, np.random.default_rng(0), names=(first.stage, row["stage"]))
     return Line(
         stage=row["stage"],
         model=row["model"],
         data=row["data"],
+        metrics=row["metrics"],
         result=result,
         seconds=row["seconds"],
         tokens=row["tokens"],
         first=first.stage if first else None,
         comparison=comparison,
     )
+
+
+def _share_problems(one: EvaluationResult | None, other: EvaluationResult | None) -> bool:
+    return one is not None and other is not None and not one.per_problem().keys().isdisjoint(other.per_problem())
 
 
 def _span(interval: Interval, form: Any) -> str:

@@ -5,16 +5,22 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from posttrain.data import Sample
-from posttrain.data.rendering import Rendering, Template, turn_end_tokens
+from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.errors import UserError
-from posttrain.evaluation import Answer, EvaluationResult, evaluate
-from posttrain.generation import Sampling
+from posttrain.evaluation import Answer, Verify, answer_of
+from posttrain.generation import Completion, Engine, Prompt, Sampling
 from posttrain.generation.local import LocalEngine
+from posttrain.generation.readiness import plain_model
+from posttrain.generation.sampling import check
 from posttrain.policy import Policy, load_tokenizer
-from posttrain.recipe import Decoding, Evaluate, Generate
+from posttrain.recipe import Asked, Decoding
 from posttrain.stages.context import Context
-from posttrain.stages.encoded import prompts_of
+from posttrain.stages.encoded import prompts_of, where
+from posttrain.stages.serving import check_server, server_engine
 from posttrain.stages.shape import Shape
 from posttrain.terminal import Bar
 from posttrain.training.loop import Interrupted
@@ -24,8 +30,8 @@ PLANNED_PROMPTS = 1000
 
 
 def sampling_of(decoding: Decoding, seed: int) -> Sampling:
-    """The sampling rules of a stage."""
-    return Sampling(
+    """The sampling rules of a stage. Raises `UserError` for values that cannot be drawn with."""
+    sampling = Sampling(
         max_new_tokens=decoding.max_new_tokens,
         temperature=decoding.temperature,
         top_k=decoding.top_k,
@@ -34,38 +40,166 @@ def sampling_of(decoding: Decoding, seed: int) -> Sampling:
         stop=tuple(decoding.stop),
         seed=seed,
     )
+    check(sampling)
+    return sampling
 
 
 def questions(context: Context, name: str, count: int | None = None) -> list[Sample]:
-    """The samples of a data set. Raises `UserError` when there are none, or when one has no answer to score against."""
-    samples = list(islice(context.samples(context.data(name)), count))
+    """The samples of a data set, each once. Raises `UserError` when there are none."""
+    samples = list({sample.id: sample for sample in islice(context.samples(context.data(name)), count)}.values())
     if not samples:
         raise UserError(f"data '{name}' is empty: at least one problem is needed")
-    missing = [sample for sample in samples if sample.answer is None]
-    if missing:
-        raise UserError(
-            f"data '{name}': {len(missing)} of {len(samples)} samples have no 'answer' to score against (the first: "
-            f"sample {missing[0].id}); GSM8K's form 'question'/'answer' with '#### 42' gives one, or a field 'answer'"
-        )
     return samples
 
 
-def plan_questions(context: Context, decoding: Evaluate | Generate) -> dict[str, int | float | str]:
-    """Check the model and the data that a stage asks, and that an answer fits behind every prompt; count them."""
+def can_be_scored(context: Context, name: str, samples: list[Sample]) -> bool:
+    """Is there something to score answers against? Raises `UserError` where some of the samples have it and some not.
+
+    A sample has it that has an `answer`, or whose task scores answers without.
+    """
+    missing = [sample for sample in samples if not context.has_verifier(sample)]
+    if missing and len(missing) < len(samples):
+        raise UserError(
+            f"data '{name}': {len(missing)} of {len(samples)} samples have no 'answer' to score against (the first: "
+            f"{where(missing[0])}); give all of them one in a column 'answer', or none"
+        )
+    return not missing
+
+
+def plan_questions(
+    context: Context, decoding: Asked, samples: list[Sample] | None
+) -> tuple[dict[str, int | float | str], tuple[str, ...]]:
+    """Check who answers, and that an answer fits behind every prompt; count. `samples` None: a stage writes them yet.
+
+    The second value is what the user should know of it.
+    """
+    sampling_of(decoding, 0)
     origin = context.origin(decoding.model)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
-    if context.pending(context.data(decoding.data)):
-        return {"answers_each": decoding.n}
-    samples = questions(context, decoding.data)
-    some = samples[:PLANNED_PROMPTS]
+    if decoding.server is None:
+        plain_model(shape.model)
+        notes: tuple[str, ...] = ()
+    else:
+        notes = (check_server(decoding.server, tokenizer),)
+    if samples is None:
+        return {"answers_each": decoding.n}, notes
     prompts = prompts_of(
-        some, tokenizer, decoding.template, decoding.max_new_tokens, shape.context, decoding.template_options
+        samples[:PLANNED_PROMPTS],
+        tokenizer,
+        asked_as(decoding, shape.context),
+        decoding.max_new_tokens,
+        decoding.forced,
     )
     longest = max(len(prompt) for prompt in prompts.values())
-    return {"problems": len(samples), "answers": len(samples) * decoding.n, "longest_prompt": longest}
+    return {"problems": len(samples), "answers": len(samples) * decoding.n, "longest_prompt": longest}, notes
 
 
-def counting(context: Context, bar: Bar) -> Callable[[int], None]:
+def asked_as(decoding: Asked, context_length: int) -> Rendering:
+    """How questions become prompts."""
+    return Rendering(context_length, template=decoding.template, template_options=decoding.template_options)
+
+
+def ask(
+    context: Context,
+    name: str,
+    stage: Asked,
+    samples: list[Sample],
+    policy: Policy | None,
+    verify: Verify | None,
+    record: Callable[[Answer], None],
+) -> list[Answer]:
+    """A stage's answers, of `policy` or, where there is none, of the stage's server; see `draw`."""
+    verb = "evaluating" if stage.kind == "evaluate" else "generating"
+    expected = len(samples) * stage.n * stage.max_new_tokens
+    with context.terminal.bar(f"{verb} {name}", expected, "tokens at most") as bar:
+        progress = _counting(context, bar)
+        if policy is not None:
+            rendering = asked_as(stage, policy.context_length)
+            return draw(
+                context, policy, samples, stage, rendering, verify, record, forced=stage.forced, progress=progress
+            )
+        origin, server = context.origin(stage.model), stage.server
+        assert server is not None
+        tokenizer, rendering = load_tokenizer(origin.path), asked_as(stage, Shape.of(origin).context)
+        knows_tokens = server_engine(server, tokenizer).check() != "openai"
+        return _drawn(
+            lambda drawn: server_engine(server, tokenizer, progress, drawn),
+            samples,
+            prompts_of(samples, tokenizer, rendering, stage.max_new_tokens, stage.forced),
+            stage.n,
+            _sampling(context, stage, tokenizer, rendering)
+            if knows_tokens
+            else sampling_of(stage, context.recipe.seed),
+            verify,
+            record,
+            forced=stage.forced,
+        )
+
+
+def draw(
+    context: Context,
+    policy: Policy,
+    samples: list[Sample],
+    decoding: Decoding,
+    rendering: Rendering,
+    verify: Verify | None,
+    record: Callable[[Answer], None],
+    *,
+    step: int | None = None,
+    forced: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """Draw `decoding.n` answers to every sample with the policy as it is, and score them where `verify` is given.
+
+    `record` gets every answer that is finished, also when something ends the drawing early.
+    """
+    tokenizer = policy.tokenizer
+    with policy.computing():
+        return _drawn(
+            lambda drawn: LocalEngine(policy.model, tokenizer, slots=decoding.slots, progress=progress, drawn=drawn),
+            samples,
+            prompts_of(samples, tokenizer, rendering, decoding.max_new_tokens, forced),
+            decoding.n,
+            _sampling(context, decoding, tokenizer, rendering),
+            verify,
+            record,
+            step=step,
+            forced=forced,
+        )
+
+
+def _sampling(context: Context, decoding: Decoding, tokenizer: Any, rendering: Rendering) -> Sampling:
+    """A base model's own end token is often not the one that the chat template, and so its training, ends a turn with."""
+    ends = turn_end_tokens(tokenizer, rendering)
+    return replace(sampling_of(decoding, context.recipe.seed), stop_tokens=tuple(sorted(ends)))
+
+
+def _drawn(
+    make_engine: Callable[[Callable[[Completion], None]], Engine],
+    samples: list[Sample],
+    prompts: Mapping[str, npt.NDArray[np.int32]],
+    n: int,
+    sampling: Sampling,
+    verify: Verify | None,
+    record: Callable[[Answer], None],
+    *,
+    step: int | None = None,
+    forced: str = "",
+) -> list[Answer]:
+    asked = [Prompt(prompts[sample.id]) for sample in samples]
+    finished: list[Completion] = []
+    completions: list[Completion] | None = None
+    try:
+        completions = make_engine(finished.append).generate(asked, n, sampling)
+    finally:
+        answers = []
+        for completion in finished if completions is None else completions:
+            answers.append(answer_of(samples[completion.prompt], completion, verify, step=step, forced=forced))
+            record(answers[-1])
+    return answers
+
+
+def _counting(context: Context, bar: Bar) -> Callable[[int], None]:
     """Progress of an engine on `bar`; stops it when the user asks to: answers that are not all there are drawn anew."""
 
     def progress(tokens: int) -> None:
@@ -74,39 +208,3 @@ def counting(context: Context, bar: Bar) -> Callable[[int], None]:
             raise Interrupted
 
     return progress
-
-
-def ask(
-    context: Context,
-    policy: Policy,
-    samples: list[Sample],
-    decoding: Decoding,
-    template: Template,
-    name: str,
-    *,
-    template_options: Mapping[str, Any],
-    step: int | None = None,
-    seed: int = 0,
-    record: Callable[[Answer], None] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> EvaluationResult:
-    """Draw `decoding.n` answers to every sample with the policy as it is, score and summarise them."""
-    tokenizer: Any = policy.tokenizer
-    prompts = prompts_of(samples, tokenizer, template, decoding.max_new_tokens, policy.context_length, template_options)
-    engine = LocalEngine(policy.model, tokenizer, slots=decoding.slots, progress=progress)
-    # A base model's own end token is often not the one that the chat template, and so its training, ends a turn with.
-    ends = turn_end_tokens(
-        tokenizer, Rendering(policy.context_length, template=template, template_options=template_options)
-    )
-    with policy.computing():
-        return evaluate(
-            engine,
-            samples,
-            context.verify,
-            render_prompt=lambda sample: prompts[sample.id],
-            n=decoding.n,
-            sampling=replace(sampling_of(decoding, seed), stop_tokens=tuple(sorted(ends))),
-            name=name,
-            step=step,
-            record=record,
-        )

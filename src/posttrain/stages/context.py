@@ -150,6 +150,10 @@ class Context:
             return task.verify(sample, answer)
         return WAYS.get(str(sample.meta.get("verify")), verify_number)(sample, answer)
 
+    def has_verifier(self, sample: Sample) -> bool:
+        """Can an answer to this be scored: has it a right answer, or does its task do without?"""
+        return sample.answer is not None or sample.task in self._tasks
+
     @cached_property
     def _tasks(self) -> dict[str, Task]:
         specs = [leaf.task for data in self.recipe.data.values() for leaf in leaves(data) if leaf.task is not None]

@@ -1,6 +1,6 @@
 """Data sets as tokens, for the stages that score or train them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,23 +95,24 @@ def _rows(data: Data) -> int | None:
 
 
 def prompts_of(
-    samples: list[Sample],
-    tokenizer: Any,
-    template: str,
-    room: int,
-    limit: int,
-    template_options: Mapping[str, Any],
+    samples: list[Sample], tokenizer: Any, rendering: Rendering, room: int, forced: str = ""
 ) -> dict[str, npt.NDArray[np.int32]]:
-    """Tokens of every sample's prompt by sample id.
+    """Tokens of every sample's prompt by sample id, with what the answer is `forced` to begin with.
 
-    Raises `UserError` that names the longest prompt when it leaves no room for `room` new tokens within `limit`.
+    Raises `UserError` that names the longest prompt when it leaves no room for `room` new tokens.
     """
-    rendering = Rendering(limit, template=template, template_options=template_options)  # type: ignore[arg-type]
-    prompts = {sample.id: render_prompt(sample, tokenizer, rendering) for sample in samples}
-    longest = max(prompts, key=lambda key: len(prompts[key]))
-    if len(prompts[longest]) + room > limit:
+    prompts = {sample.id: render_prompt(sample, tokenizer, rendering, forced) for sample in samples}
+    longest = max(samples, key=lambda sample: len(prompts[sample.id]))
+    length, limit = len(prompts[longest.id]), rendering.max_length
+    if length + room > limit:
         raise UserError(
-            f"the prompt of sample {longest} has {len(prompts[longest])} tokens; with max_new_tokens={room} that is "
-            f"more than the {limit} tokens that the model can read: lower max_new_tokens or leave such prompts out"
+            f"the prompt of {where(longest)} has {length} tokens; with max_new_tokens={room} that is more than the "
+            f"{limit} tokens that the model can read: lower max_new_tokens or leave such prompts out"
         )
     return prompts
+
+
+def where(sample: Sample) -> str:
+    """A sample as a user finds it: by its row where it comes from a file."""
+    row, source = sample.meta.get("row"), sample.meta.get("source")
+    return f"sample {sample.id}" if row is None else f"row {row} of {source}"

@@ -1,17 +1,21 @@
-"""The evaluate stage: answers, scores, intervals."""
+"""The evaluate stage: answers, scores, intervals; of data without right answers, how likely its responses are."""
 
 import json
 import time
 from typing import Any
 
+import numpy as np
+
 from posttrain.data import Sample
-from posttrain.data.rendering import Rendering, render_batch
+from posttrain.data.rendering import render_batch
 from posttrain.data.scores import ENTROPY, REVERSE_KL
 from posttrain.data.turns import Refusal
-from posttrain.evaluation import Answer
+from posttrain.errors import UserError
+from posttrain.evaluation import Answer, log_likelihood, summarise
 from posttrain.policy import Policy, Reference
+from posttrain.policy.scoring import scored
 from posttrain.recipe import Evaluate
-from posttrain.stages.asking import ask, counting, plan_questions, questions
+from posttrain.stages.asking import ask, asked_as, can_be_scored, plan_questions, questions, sampling_of
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
 from posttrain.stages.files import write_atomically
@@ -19,12 +23,31 @@ from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.scoring import behind_prompt, mean_scores
 
+UNSCORED = "no right answers are given (a column 'answer'): the likelihood of the given responses is measured alone"
+
 
 def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
     """Check models and data; render every prompt and see that an answer fits behind it."""
     if stage.reference is not None:
         context.origin(stage.reference)
-    return Plan(plan_questions(context, stage))
+    samples = None if context.pending(context.data(stage.data)) else questions(context, stage.data)
+    if samples is None or can_be_scored(context, stage.data, samples):
+        return Plan(*plan_questions(context, stage, samples))
+    _check_responses(stage, samples)
+    plan_questions(context, stage.model_copy(update={"max_new_tokens": 1}), samples)
+    return Plan({"samples": len(samples)}, (f"data '{stage.data}': {UNSCORED}",))
+
+
+def _check_responses(stage: Evaluate, samples: list[Sample]) -> None:
+    """Raises `UserError` for samples without right answers of which nothing (else) can be measured."""
+    if stage.server is not None or stage.reference is not None:
+        key = "server" if stage.server is not None else "reference"
+        raise UserError(f"data '{stage.data}' has no right answers (a column 'answer'), which '{key}' needs")
+    if not any(sample.response for sample in samples):
+        raise UserError(
+            f"data '{stage.data}': its samples have neither a right answer (a column 'answer') to score against nor a "
+            "response to measure the likelihood of"
+        )
 
 
 def run_evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
@@ -33,68 +56,77 @@ def run_evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]
 
 
 def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
-    policy = load_policy(context, stage.model)
     samples = questions(context, stage.data)
-    answers: list[Answer] = []
-
+    policy = load_policy(context, stage.model) if stage.server is None else None
     started = time.perf_counter()
-    expected = len(samples) * stage.n * stage.max_new_tokens
-    with context.terminal.bar(f"evaluating {name}", expected, "tokens at most") as bar:
-        result = ask(
-            context,
-            policy,
-            samples,
-            stage,
-            stage.template,
-            name,
-            template_options=stage.template_options,
-            seed=context.recipe.seed,
-            record=answers.append,
-            progress=counting(context, bar),
-        )
-    seconds = time.perf_counter() - started
-    metrics = {**result.metrics, **_log_likelihood(context, policy, samples, stage)}
-    if stage.reference is not None:
+    if can_be_scored(context, stage.data, samples):
+        content = _answered(context, name, stage, samples, policy)
+    else:
+        _check_responses(stage, samples)
+        assert policy is not None
+        found = _likelihood(context, policy, samples, stage)
+        content = {"metrics": {"samples": len(samples), **found}, "problems": {}, "result": None, "tokens": 0}
+        content["seconds"] = time.perf_counter() - started
+    content |= {"stage": name, "model": stage.model, "data": stage.data}
+    write_atomically(context, f"results/{name}.json", json.dumps(content, ensure_ascii=False))
+    kept = {key: value for key, value in content["metrics"].items() if isinstance(value, int | float)}
+    seconds, tokens = content["seconds"], content["tokens"]
+    speed = {"tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)} if tokens else {}
+    return {**kept, "seconds": round(seconds, 3), **speed}
+
+
+def _answered(
+    context: Context, name: str, stage: Evaluate, samples: list[Sample], policy: Policy | None
+) -> dict[str, Any]:
+    """What answers came to. Those that are finished are kept, also when something ends the evaluation early."""
+    kept: list[Answer] = []
+    started = time.perf_counter()
+    try:
+        answers = ask(context, name, stage, samples, policy, context.verify, kept.append)
+        seconds = time.perf_counter() - started
+        result = summarise(answers, n=stage.n, sampling=sampling_of(stage, context.recipe.seed), name=name)
+    finally:
+        context.journal.restart_stage()
+        context.journal.answers(name, [answer.to_json() for answer in kept])
+    metrics = dict(result.metrics)
+    if policy is not None:
+        metrics |= _likelihood(context, policy, samples, stage)
         metrics |= _drift(context, policy, samples, answers, stage)
-    context.journal.restart_stage()
-    context.journal.answers(name, [answer.to_json() for answer in answers])
-    tokens = sum(answer.tokens for answer in answers)
-    content = {
-        "stage": name,
-        "model": stage.model,
-        "data": stage.data,
+    return {
         "metrics": metrics,
         "problems": {problem.sample_id: problem.right / problem.draws for problem in result.problems},
         "seconds": seconds,
-        "tokens": tokens,
+        "tokens": sum(answer.tokens for answer in answers),
         "result": result.to_json(),
     }
-    write_atomically(context, f"results/{name}.json", json.dumps(content, ensure_ascii=False))
-    kept = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-    return {**kept, "seconds": round(seconds, 3), "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1)}
 
 
-def _log_likelihood(context: Context, policy: Policy, samples: list[Sample], stage: Evaluate) -> dict[str, float]:
-    """Mean log-probability of the demonstrations' tokens (nats), where the data have demonstrations."""
+def _likelihood(context: Context, policy: Policy, samples: list[Sample], stage: Evaluate) -> dict[str, float]:
+    """Mean log-probability of the given responses' tokens (nats) and its perplexity, where the data have responses."""
     shown = [sample for sample in samples if sample.response]
-    if not shown:
-        return {}
-    rendering = Rendering(policy.context_length, template=stage.template, template_options=stage.template_options)
-    rendered = render_batch(shown, policy.tokenizer, rendering)
+    rendered = render_batch(shown, policy.tokenizer, asked_as(stage, policy.context_length)) if shown else []
     sequences = [item.sequence for item in rendered if not isinstance(item, Refusal)]
     if not sequences:
         return {}
-    return {"log_likelihood": mean_scores(policy, sequences, (), context.evaluation_tokens)["logprobs"]}
+    logprobs, owners = [], []
+    with context.terminal.bar(f"likelihood of {stage.data}", len(sequences), "responses") as bar:
+        for index, scores in scored(policy, sequences, (), context.evaluation_tokens):
+            logprobs.append(scores.logprobs.float().cpu().numpy())
+            owners.append(np.full(len(scores.logprobs), index))
+            bar.advance()
+    found = log_likelihood(np.concatenate(logprobs), np.concatenate(owners))
+    return {"log_likelihood": found.per_token, "perplexity": found.perplexity}
 
 
 def _drift(
     context: Context, policy: Policy, samples: list[Sample], answers: list[Answer], stage: Evaluate
 ) -> dict[str, float]:
     """`kl`: KL(model ‖ reference) a token, over the whole vocabulary, along the model's own answers (nats); `entropy`:
-    that of the model there."""
-    assert stage.reference is not None
-    limit, tokenizer = policy.context_length, policy.tokenizer
-    prompts = prompts_of(samples, tokenizer, stage.template, stage.max_new_tokens, limit, stage.template_options)
+    that of the model there. Nothing where no reference is named."""
+    if stage.reference is None:
+        return {}
+    rendering = asked_as(stage, policy.context_length)
+    prompts = prompts_of(samples, policy.tokenizer, rendering, stage.max_new_tokens, stage.forced)
     sequences = [
         behind_prompt(prompts[answer.sample_id], answer.token_ids, answer.sample_id)
         for answer in answers

@@ -6,9 +6,9 @@ from typing import Any
 
 from posttrain.data import Sample, assistant
 from posttrain.errors import UserError
-from posttrain.evaluation import Answer
+from posttrain.evaluation import Answer, Verify, check_errors
 from posttrain.recipe import Generate
-from posttrain.stages.asking import ask, counting, plan_questions, questions
+from posttrain.stages.asking import ask, can_be_scored, plan_questions, questions
 from posttrain.stages.context import Context
 from posttrain.stages.files import write_atomically
 from posttrain.stages.models import load_policy
@@ -17,7 +17,23 @@ from posttrain.stages.plan import Plan
 
 def plan_generate(context: Context, name: str, stage: Generate) -> Plan:
     """Check model and data; render every prompt and see that an answer fits behind it."""
-    return Plan(plan_questions(context, stage))
+    samples = None if context.pending(context.data(stage.data)) else questions(context, stage.data)
+    numbers, notes = plan_questions(context, stage, samples)
+    if samples is not None and _verify(context, stage, samples) is None:
+        notes = (*notes, f"data '{stage.data}' has no right answers: answers are kept unscored")
+    return Plan(numbers, notes)
+
+
+def _verify(context: Context, stage: Generate, samples: list[Sample]) -> Verify | None:
+    """None where there is nothing to score by. Raises `UserError` where answers are to be kept by their scores."""
+    if can_be_scored(context, stage.data, samples):
+        return context.verify
+    if stage.keep != "all":
+        raise UserError(
+            f"data '{stage.data}' has no 'answer' to tell answers that are {stage.keep} by: give one in a column "
+            "'answer', or set keep: all"
+        )
+    return None
 
 
 def run_generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
@@ -29,25 +45,18 @@ def run_generate(context: Context, name: str, stage: Generate) -> dict[str, Any]
 
 
 def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
-    policy = load_policy(context, stage.model)
-    samples = {sample.id: sample for sample in questions(context, stage.data)}
+    asked = questions(context, stage.data)
+    verify = _verify(context, stage, asked)
+    policy = load_policy(context, stage.model) if stage.server is None else None
     answers: list[Answer] = []
-    expected = len(samples) * stage.n * stage.max_new_tokens
-    with context.terminal.bar(f"generating {name}", expected, "tokens at most") as bar:
-        ask(
-            context,
-            policy,
-            list(samples.values()),
-            stage,
-            stage.template,
-            name,
-            template_options=stage.template_options,
-            seed=context.recipe.seed,
-            record=answers.append,
-            progress=counting(context, bar),
-        )
-    context.journal.restart_stage()
-    context.journal.answers(name, (answer.to_json() for answer in answers))
+    try:
+        ask(context, name, stage, asked, policy, verify, answers.append)
+    finally:
+        context.journal.restart_stage()
+        context.journal.answers(name, (answer.to_json() for answer in answers))
+    if stage.keep != "all":
+        check_errors(answers, name)
+    samples = {sample.id: sample for sample in asked}
     kept = {(a.sample_id, a.text): a for a in answers if _is_kept(a, stage.keep)}
     if not kept:
         raise UserError(
@@ -62,10 +71,10 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
 
 
 def _is_kept(answer: Answer, keep: str) -> bool:
-    """An answer that ran out of tokens is no demonstration of anything, and one without a score is neither."""
-    if answer.finish_reason != "stop" or answer.value is None:
+    """An answer that ran out of tokens is no demonstration of anything; one without a score is neither right nor wrong."""
+    if answer.finish_reason != "stop":
         return False
-    return keep == "all" or (answer.value >= 1) == (keep == "right")
+    return keep == "all" or (answer.value is not None and (answer.value >= 1) == (keep == "right"))
 
 
 def _labelled(sample: Sample, answer: Answer, stage: str) -> Sample:

@@ -50,14 +50,17 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     _check_sharding(context, stage)
     origin = context.origin(stage.init_from)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
-    check_watch(context, stage, tokenizer, shape.context)
+    watched = check_watch(context, stage, tokenizer, shape.context)
     moved = moved_parameters(shape, stage.adapter)
     numbers: dict[str, int | float | str] = {"parameters": shape.parameters}
     if stage.adapter is not None:
         numbers["trained_parameters"] = moved
     data = context.data(stage.data)
     if writers := sorted(context.pending(data)):
-        notes = (f"the data come from stage '{', '.join(writers)}': steps and tokens are known once it has run",)
+        notes = (
+            *watched,
+            f"the data come from stage '{', '.join(writers)}': steps and tokens are known once it has run",
+        )
         return Plan(
             numbers | {"memory": _memory(context.micro_batch_tokens(stage), stage, origin, shape, objective, moved)},
             notes,
@@ -83,7 +86,7 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
         "memory": _memory(context.micro_batch_tokens(stage), stage, origin, shape, objective, moved),
     }
     refused = tuple(f"{count} rows refused: {reason}" for reason, count in report.refused.items())
-    return Plan(numbers, (*refused, *report.notes, *_cautions(stage, origin, moved), *context.ranks.notes))
+    return Plan(numbers, (*refused, *report.notes, *_cautions(stage, origin, moved), *watched, *context.ranks.notes))
 
 
 def _cautions(stage: Train, model: Model, moved: int) -> list[str]:
