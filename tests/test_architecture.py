@@ -12,7 +12,7 @@ LEVELS = [
     {"errors", "terminal"},
     {"registry", "catalogue"},
     {"data"},
-    {"rewards", "generation", "policy", "objectives", "recipe"},
+    {"rewards", "generation", "policy", "objectives", "advantages", "recipe"},
     {"tasks", "adaptation", "curation"},
     {"sources", "evaluation"},
     {"training", "reporting"},
