@@ -1,10 +1,13 @@
 """The plots of a comparison's page as inline SVG; colours come from the page's CSS (`--c1` ... `--c8`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from posttrain.comparison.result import Measure
+from posttrain.comparison.wording import title, value_text
+from posttrain.reporting.formats import number
 from posttrain.reporting.plots import Scale, tick
 
 WIDTH, HEIGHT = 380.0, 250.0
@@ -47,7 +50,7 @@ def span(whiskers: Sequence[Whisker]) -> Scale:
 
 
 def whisker(each: Whisker, scale: Scale, text: str) -> Markup:
-    """One row of a dot-and-whisker plot, as wide as what holds it: ticks, zero, interval and dot. `text` is read out."""
+    """One row of a dot-and-whisker plot, as wide as what holds it; `text` is what a screen reader says."""
     ticks = Markup("").join(
         Markup('<line class="{c}" x1="{x:g}%" x2="{x:g}%" y1="0" y2="22"/>').format(
             c="at" if value else "zero", x=scale(value)
@@ -69,6 +72,16 @@ def whisker(each: Whisker, scale: Scale, text: str) -> Markup:
     )
 
 
+def axis(scale: Scale, text: Callable[[float], str]) -> Markup:
+    """The ticks below the rows of a dot-and-whisker plot; at most five, zero among them."""
+    found = scale.ticks()
+    zero = found.index(0.0)
+    drawn = [value for index, value in enumerate(found) if len(found) < 6 or (index - zero) % 2 == 0]
+    label = Markup('<text class="tick mid" x="{x:g}%" y="12">{text}</text>')
+    ticks = [label.format(x=scale(value), text=text(value) if value else "0") for value in drawn]
+    return Markup('<svg class="foot" aria-hidden="true">{}</svg>').format(Markup("").join(ticks))
+
+
 def frontier(points: Sequence[Point]) -> list[Point]:
     """The points that no other one beats in both cost and quality, from the cheapest to the dearest."""
     found: list[Point] = []
@@ -78,37 +91,38 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return found
 
 
-def pareto(points: Sequence[Point], x_name: str, y_name: str) -> Markup:
-    """Quality `y_name` against cost `x_name`; the frontier is a stepped line, and what is on it is filled."""
-    if not points:
-        return Markup("")
-    costs, ends = [point.x for point in points], [end for point in points for end in (point.low, point.high)]
-    x = _padded(costs, LEFT + 6, WIDTH - RIGHT, from_zero=True)
-    y = _padded(ends, HEIGHT - BOTTOM, TOP)
+def pareto(points: Sequence[Point], cost: Measure, quality: Measure, start: float | None = None) -> Markup:
+    """Quality against cost; what no other arm beats in both is filled and joined by the frontier's steps.
+
+    `start`: the quality before training, a dashed line. Filling goes by the means alone; the lines are intervals.
+    """
+    known = [end for point in points for end in (point.low, point.high)] + ([] if start is None else [start])
+    x = _padded([point.x for point in points], LEFT + 8, WIDTH - RIGHT, from_zero=True)
+    y = _padded(known, HEIGHT - BOTTOM, TOP)
     best = frontier(points)
-    steps = "".join(
-        f"{'H' if index else 'M'}{x(p.x):g} {'V' if index else ''}{y(p.y):g}" for index, p in enumerate(best)
-    )
-    parts = [*_axes(x, y, x_name, y_name), Markup('<path class="frontier" d="{d}"/>').format(d=steps)]
+    steps = "".join(f"{'H' if i else 'M'}{x(p.x):g}{'V' if i else ' '}{y(p.y):g}" for i, p in enumerate(best))
+    parts = [*_axes(x, y, cost, quality), Markup('<path class="frontier" d="{d}"/>').format(d=steps)]
+    if start is not None:
+        line = '<path class="start" d="M{x0:g} {y:g}H{x1:g}"/><text class="tick" x="{x1:g}" y="{ty:g}">start</text>'
+        parts.append(Markup(line).format(x0=LEFT, x1=WIDTH - RIGHT, y=y(start), ty=y(start) - 4))
     mark = Markup(
-        '<path class="line s{c}" d="M{x:g} {low:g}V{high:g}"/><circle class="spot s{c}{on}" cx="{x:g}" cy="{y:g}" r="5"/>'
+        '<path class="whisker s{c}" d="M{x:g} {low:g}V{high:g}"/>'
+        '<circle class="spot s{c}{on}" cx="{x:g}" cy="{y:g}" r="5"/>'
     )
     parts += [
         mark.format(c=p.colour, x=x(p.x), y=y(p.y), low=y(p.low), high=y(p.high), on=" on" if p in best else "")
         for p in points
     ]
     parts += _labels([(shortened(p.label), p.colour, x(p.x), y(p.y)) for p in points])
+    told = "; ".join(f"{p.label} {value_text(quality, p.y)} at {value_text(cost, p.x)}" for p in points)
+    label = f"{title(quality)} against {title(cost).lower()}: {told}"
     return Markup('<svg class="plane" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{label}">{body}</svg>').format(
-        w=WIDTH,
-        h=HEIGHT,
-        label=f"{y_name} against {x_name}: "
-        + "; ".join(f"{p.label} {tick(y_name, p.y)} at {tick(x_name, p.x)}" for p in points),
-        body=Markup("").join(parts),
+        w=WIDTH, h=HEIGHT, label=label, body=Markup("").join(parts)
     )
 
 
 def shortened(label: str, longest: int = LONGEST) -> str:
-    """`label`, its middle cut out where it is longer than `longest` characters: its two ends tell it from the others."""
+    """`label`, at most `longest` characters of it: the middle is cut out, as names mostly differ at their ends."""
     if len(label) <= longest:
         return label
     head = longest // 2
@@ -124,14 +138,20 @@ def _padded(values: Sequence[float], start: float, end: float, from_zero: bool =
     return Scale(low - room, high + room, start, end)
 
 
-def _axes(x: Scale, y: Scale, x_name: str, y_name: str) -> list[Markup]:
+def _axes(x: Scale, y: Scale, cost: Measure, quality: Measure) -> list[Markup]:
     line = Markup('<path class="rule" d="M{x0:g} {y:g}H{x1:g}"/><text class="tick" x="{at:g}" y="{ty:g}">{text}</text>')
     across = [
-        line.format(x0=LEFT, x1=WIDTH - RIGHT, y=y(value), at=LEFT - 6, ty=y(value) + 3.5, text=tick(y_name, value))
-        for value in y.ticks()
+        line.format(x0=LEFT, x1=WIDTH - RIGHT, y=y(at), at=LEFT - 6, ty=y(at) + 3.5, text=_tick(quality, at))
+        for at in y.ticks()
     ]
     foot = Markup('<text class="tick mid" x="{x:g}" y="{y:g}">{text}</text>')
-    return across + [foot.format(x=x(value), y=HEIGHT - 7, text=tick(x_name, value)) for value in x.ticks()]
+    return across + [foot.format(x=x(at), y=HEIGHT - 7, text=_tick(cost, at)) for at in x.ticks()]
+
+
+def _tick(measure: Measure, value: float) -> str:
+    if measure.unit == "points":
+        return f"{number(round(100 * value, 6))}\u202f%"
+    return value_text(measure, value) if measure.unit == "s" and value else tick("", value)
 
 
 def _labels(points: Sequence[tuple[str, int, float, float]]) -> list[Markup]:

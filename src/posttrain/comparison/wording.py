@@ -1,0 +1,81 @@
+"""How a comparison's numbers are written: by the unit of the measure, differences with their sign."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from posttrain.comparison.result import BudgetResult, Contrast, Estimate, Measure
+from posttrain.reporting.formats import duration, number, percent, points
+
+STAGES = {"test": "In distribution", "longer": "Longer problems", "kept": "Kept from before"}
+"""What the evaluations of the supervised recipes measure; others are called by their stage's name."""
+
+_SHORT = {"kl": "KL to the start", "entropy": "Entropy", "seconds": "Time", "log_likelihood": "Log-likelihood"}
+
+
+def stage_title(stage: str) -> str:
+    """What an evaluation is called."""
+    return STAGES.get(stage, stage.replace("_", " ").capitalize())
+
+
+def title(measure: Measure) -> str:
+    """What a measure is called above a plot or a column: an accuracy by what was asked alone."""
+    if measure.metric == "accuracy":
+        return stage_title(measure.stage)
+    short = _SHORT.get(measure.metric, measure.label.partition(",")[0])
+    return short[0].upper() + short[1:]
+
+
+def value_text(measure: Measure, value: float) -> str:
+    """The value of a measure: `73.3 %`, `48 s`, `0.3029`."""
+    if measure.unit == "points":
+        return percent(value)
+    return duration(value) if measure.unit == "s" else number(value)
+
+
+def difference_text(measure: Measure, value: float) -> str:
+    """A difference, signed and without its unit: `+3.3`, `−0.0412`."""
+    if measure.unit == "points":
+        return points(value)
+    if measure.unit == "s":
+        text = f"{value:.1f}"
+    else:
+        text = number(float(f"{value:.3g}")) if abs(value) < 1000 else number(round(value))
+    return text.replace("-", "−") if value < 0 else f"+{text}"
+
+
+def unit(measure: Measure) -> str:
+    """The unit behind a difference, with its space; empty where there is none."""
+    return f" {measure.unit}" if measure.unit else ""
+
+
+def estimate_span(measure: Measure, found: Estimate) -> str:
+    """The interval of an estimate, `59.3 to 89.1`; empty where nothing is known about it."""
+    if found.low is None or found.high is None:
+        return ""
+    return " to ".join(value_text(measure, end).removesuffix("\u202f%") for end in (found.low, found.high))
+
+
+def contrast_span(measure: Measure, found: Contrast) -> str:
+    """The interval of a difference, `−5.9 to +11.4`; empty where nothing is known about it."""
+    if found.low is None or found.high is None:
+        return ""
+    return " to ".join(difference_text(measure, end) for end in (found.low, found.high))
+
+
+def settings(given: Mapping[str, Any]) -> str:
+    """Overrides as on the command line: `objective=dft lr=0.001`."""
+    return " ".join(f"{key}={value}" for key, value in given.items())
+
+
+def budget_text(budget: BudgetResult) -> str:
+    """What every arm could spend: `150 steps`."""
+    if budget.amount is None:
+        return "as long as the recipes say"
+    if budget.kind == "seconds":
+        return f"{duration(budget.amount)} of training"
+    return f"{number(budget.amount)} {'input tokens' if budget.kind == 'tokens' else budget.kind}"
+
+
+def p_text(p_value: float) -> str:
+    """A p-value: `0.042`, `< 0.001`."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.2g}"
