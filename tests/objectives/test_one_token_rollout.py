@@ -1,5 +1,6 @@
 """Numbers from sheet 22: π = [.5, .3, .2], the truth is token 0, β = -0.1."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +35,7 @@ class Drawn(Chunk):
 def loss_of_draws(at: Tensor, draws: list[int]) -> Tensor:
     """The loss where these tokens are drawn: numbers in the middle of their shares of [0, 1)."""
     numbers = tuple((0.25, 0.65, 0.9)[token] for token in draws)
-    (need,) = build_objective(SHEET).terms[0].needs
+    need = build_objective(SHEET).terms[0].needs[0]
     return need.function(Drawn(at, torch.tensor([0]), torch.tensor([0]), numbers=numbers))[:, 0]
 
 
@@ -63,6 +64,14 @@ def test_the_exact_form_has_the_numbers_of_the_sheet(kappa: float, loss: float, 
     spec = EXACT | {"kappa": kappa}
     assert_near(losses(spec, batch_of([[0]]), LOGITS), [loss])
     assert_near(gradient(lambda at: losses(spec, batch_of([[0]]), at), LOGITS), [expected])
+
+
+def test_the_metrics_of_the_exact_form_are_its_expectations() -> None:
+    """q at κ = 1.3 is that of the sheet; the entropy is that of π, at temperature 1."""
+    metrics = results(EXACT | {"kappa": 1.3}, batch_of([[0]]), LOGITS)[1]
+    assert_near(metrics["hit_rate"], [0.460988])
+    assert_near(metrics["reward"], [0.460988 - 0.1 * 0.539012])
+    assert_near(metrics["entropy"], [-(0.5 * math.log(0.5) + 0.3 * math.log(0.3) + 0.2 * math.log(0.2))])
 
 
 def test_at_kappa_one_the_exact_gradient_is_that_of_dft_times_one_minus_beta() -> None:

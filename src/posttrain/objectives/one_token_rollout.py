@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from posttrain.data.batch import Batch
-from posttrain.data.scores import Chunk, Need, TokenScores
+from posttrain.data.scores import ENTROPY_METRIC, Chunk, Need, TokenScores
 from posttrain.objectives.objective import TermLoss, objective
 from posttrain.objectives.reduction import Reduction
 
@@ -18,7 +18,7 @@ Estimator = Literal["sample", "exact"]
 def _sampled(chunk: Chunk, *, draws: int, beta: float, kappa: float) -> Tensor:
     """`[n, 2]`: the loss of some draws, with graph, and the share of them that hit the target."""
     with torch.no_grad():
-        cumulative = torch.softmax(chunk.logits / kappa, -1).double().cumsum(-1)
+        cumulative = torch.softmax(chunk.logits / kappa, -1).cumsum(-1, dtype=torch.float64)
         at = chunk.uniforms(draws) * cumulative[:, -1:]  # rounding leaves the sum a little off 1
         drawn = torch.searchsorted(cumulative, at, right=True).clamp(max=chunk.logits.shape[-1] - 1)
         hit = (drawn == chunk.tokens[:, None]).to(chunk.logits.dtype)
@@ -45,7 +45,7 @@ def _need(draws: int, beta: float, kappa: float, estimator: Estimator) -> Need:
 
 @objective(
     "otr",
-    needs=lambda *, draws, beta, kappa, estimator: (_need(draws, beta, kappa, estimator),),
+    needs=lambda *, draws, beta, kappa, estimator: (_need(draws, beta, kappa, estimator), ENTROPY_METRIC),
     reduction=Reduction("sequences"),
 )
 def otr(
@@ -69,7 +69,9 @@ def otr(
     β, κ > 1 and the untempered log-prob; reconstructed are the layout, the values β = -0.1 and κ = 1.3, and the exact
     form. At κ = 1 the expected gradient is (1 - β) times that of `dft`. The loss may be negative. Tokens that the
     policy hardly ever draws get no positive signal: start from a competent model, or add `nll`. Metrics `[N]`:
-    `hit_rate`, the share of draws that were right, and `reward`, the mean of R (or their expectations).
+    `hit_rate`, the share of draws that were right, `reward`, the mean of R (or their expectations), and `entropy`, H(π)
+    in nats.
     """
     loss, hit = scores[_need(draws, beta, kappa, estimator).name].unbind(-1)
-    return loss, {"hit_rate": hit.detach(), "reward": (hit + beta * (1 - hit)).detach()}
+    hit = hit.detach()
+    return loss, {"hit_rate": hit, "reward": hit + beta * (1 - hit), "entropy": scores["entropy_metric"]}
