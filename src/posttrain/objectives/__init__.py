@@ -10,6 +10,7 @@ from posttrain.objectives import (
     preference,
     regularised,
     reweighted,
+    undesirable,
 )
 from posttrain.objectives.building import build_objective
 from posttrain.objectives.objective import Loss, Objective, Term, objective, objectives
@@ -32,4 +33,5 @@ __all__ = [
     "preference",
     "regularised",
     "reweighted",
+    "undesirable",
 ]

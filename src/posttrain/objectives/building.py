@@ -31,6 +31,8 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
     name, options = objectives.options({key: value for key, value in spec.items() if key not in COMMON})
     declared = declarations[name]
     function = objectives[name]
+    own = declared.forward(**options) if declared.forward else None
+    forward = _forward(name, own, common.get("embedding_noise"))
     needs = declared.needs(**options) if callable(declared.needs) else declared.needs
     weight = common.get("weight", 1.0)
     if not isinstance(weight, (int, float)) or isinstance(weight, bool):
@@ -45,9 +47,9 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
         where=_where(name, common["where"]) if common.get("where") is not None else None,
         weight_column=common.get("weight_column"),
         weight=float(weight),
-        forward=_forward(name, declared.forward, common.get("embedding_noise")),
+        forward=forward,
         scalars=declared.scalars,
-        prepare=declared.prepare,
+        prepare=declared.prepare or getattr(forward, "prepare", None),
         columns=declared.columns,
         check=declared.check,
         remember=declared.remember,

@@ -301,7 +301,7 @@ class Declaration:
     needs: tuple[Need, ...] | Callable[..., tuple[Need, ...]]
     reduction: Reduction
     level: Level
-    forward: Forward | None
+    forward: Callable[..., Forward] | None
     scalars: tuple[str, ...]
     prepare: Prepare | None
     columns: tuple[str, ...] = ()
@@ -322,7 +322,7 @@ def objective(
     needs: tuple[Need, ...] | Callable[..., tuple[Need, ...]] = (),
     reduction: Reduction = TOKEN_MEAN,
     level: Level = "token",
-    forward: Forward | None = None,
+    forward: Callable[..., Forward] | None = None,
     scalars: tuple[str, ...] = (),
     prepare: Prepare | None = None,
     columns: tuple[str, ...] = (),
@@ -333,9 +333,10 @@ def objective(
 
     `needs`: the scores it reads beside `logprobs`, or a function of its options that says so. `reduction`: its default,
     which a recipe may change. `scalars`, `columns`: those that every sequence which counts must have; a loss that reads
-    `chosen` makes a train stage encode preference pairs. `prepare`: what it must know of the whole step before its
-    first backward. `check`: what else it refuses, before the first forward. `remember`: metrics that `prepare` finds at
-    a sample's next visit.
+    `chosen` makes a train stage encode preference pairs. `forward`: a function of its options (or a class made
+    with them) that gives its `Forward`; where that has a `prepare`, it is the loss's. `prepare`: what it must know of
+    the whole step before its first backward. `check`: what else it refuses, before the first forward. `remember`:
+    metrics that `prepare` finds at a sample's next visit.
     """
 
     def declare(function: Callable[..., TermLoss]) -> Callable[..., TermLoss]:

@@ -57,8 +57,13 @@ def token_scores(
     needs: tuple[Need, ...] = (),
     reference: ReferenceLogits | None = None,
     logits_per_chunk: int | None = None,
+    recompute: bool = True,
 ) -> TokenScores:
-    """Scores of the `N` target tokens from `hidden[N, d]`, the states that predict them."""
+    """Scores of the `N` target tokens from `hidden[N, d]`, the states that predict them.
+
+    `recompute`: chunks are computed again in the backward pass. Where the head has other weights by then, they are kept
+    instead.
+    """
     weight = getattr(head.projection, "weight", None)
     vocabulary = weight.shape[0] if isinstance(weight, Tensor) else hidden.shape[-1]
     size = logits_per_chunk or LOGITS_PER_CHUNK.get(hidden.device.type, 2**22)
@@ -77,7 +82,8 @@ def token_scores(
         def scores(states: Tensor, at: slice = at) -> dict[str, Tensor]:
             return _chunk_scores(_chunk(head.logits(states), batch, at, needs, reference), needs)
 
-        parts.append(checkpoint(scores, hidden[at], use_reentrant=False) if graph else scores(hidden[at]))
+        again = graph and recompute
+        parts.append(checkpoint(scores, hidden[at], use_reentrant=False) if again else scores(hidden[at]))
     joined = _joined(parts)
     return TokenScores(joined.pop("logprobs"), joined)
 

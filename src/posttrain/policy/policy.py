@@ -3,13 +3,14 @@
 import contextlib
 import copy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from posttrain.data.batch import Batch, Layout, Rows
 from posttrain.data.scores import Need, TokenScores
@@ -37,18 +38,25 @@ class Scorer(nn.Module):
         self.head = head
 
     def forward(
-        self, batch: Batch, needs: tuple[Need, ...], reference: "Reference | None", embeddings: Tensor | None
+        self,
+        batch: Batch,
+        needs: tuple[Need, ...],
+        reference: "Reference | None",
+        embeddings: Tensor | None,
+        hidden: Tensor | None = None,
+        recompute: bool = True,
     ) -> dict[str, Tensor]:
         """Scores of the batch's target tokens by name, `logprobs` among them; see `Policy.scores`.
 
         A plain dictionary, because such wrappers look for tensors in what comes out.
         """
-        hidden = states_at_targets(self.model, batch, embeddings)
+        if hidden is None:
+            hidden = states_at_targets(self.model, batch, embeddings)
         logits = None
         if reference is not None and any(need.reference for need in needs):
             with torch.no_grad():
                 logits = reference.logits(batch)
-        scores = token_scores(hidden, self.head, batch, needs, logits)
+        scores = token_scores(hidden, self.head, batch, needs, logits, recompute=recompute)
         return {"logprobs": scores.logprobs, **scores.extra}
 
 
@@ -64,6 +72,27 @@ def row_states(model: Any, rows: Rows, embeddings: Tensor | None = None) -> Tens
     body = bare_model(model).base_model
     hidden: Tensor = body(**read, position_ids=rows.position_ids, use_cache=False, **rows.extras).last_hidden_state
     return hidden
+
+
+class _LayerStates(nn.Module):
+    """Forward = the states of every layer: a module, so that its weights can be replaced for one call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def forward(self, rows: Rows) -> tuple[Tensor, ...]:
+        body = bare_model(self.model).base_model
+        read = {"input_ids": rows.input_ids, "position_ids": rows.position_ids, **rows.extras}
+        states: tuple[Tensor, ...] = body(**read, use_cache=False, output_hidden_states=True).hidden_states
+        return states
+
+
+def _call(module: nn.Module, parameters: Mapping[str, Tensor] | None, *arguments: Any) -> Any:
+    """`module(*arguments)`, where `parameters` stand in for the weights of `module.model`, which are left alone."""
+    if parameters is None:
+        return module(*arguments)
+    return functional_call(module, {f"model.{name}": value for name, value in parameters.items()}, arguments)
 
 
 class Policy:
@@ -120,19 +149,40 @@ class Policy:
         policy.reference, policy.base_is_saved = self.reference, self.base_is_saved
         return policy
 
-    def scores(self, batch: Batch, needs: tuple[Need, ...] = (), embeddings: Tensor | None = None) -> TokenScores:
+    def scores(
+        self,
+        batch: Batch,
+        needs: tuple[Need, ...] = (),
+        embeddings: Tensor | None = None,
+        *,
+        hidden: Tensor | None = None,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> TokenScores:
         """Scores of the batch's target tokens, with graph where gradients are enabled.
 
         `reference_logprobs` (and any other quantity of the reference that carries no gradient) come from the batch's
         column of that name where it has one (cached), otherwise from `self.reference`. `embeddings[R, L, d]` replace
-        the token embeddings of the batch's rows.
+        the token embeddings of the batch's rows. `hidden[N, d]` are the states that predict the targets, where they
+        are known already. `parameters` (name -> tensor) stand in for the policy's own in this call, and gradients flow
+        to them; not with gradient checkpointing, which would compute again with the policy's own.
         """
         fixed = [need.name for need in needs if need.reference and not need.differentiable]
         cached = {name: batch.columns[name] for name in fixed if name in batch.columns}
         asked = tuple(need for need in needs if need.name not in cached)
         with self.computing():
-            scores: dict[str, Tensor] = self.scorer(batch, asked, self.reference, embeddings)
+            scores: dict[str, Tensor] = _call(
+                self.scorer, parameters, batch, asked, self.reference, embeddings, hidden, parameters is None
+            )
         return TokenScores(scores.pop("logprobs"), {**scores, **cached})
+
+    def states(self, batch: Batch, parameters: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
+        """`[R, L, d]` of every layer, with graph: the embeddings first, the last ones after the final norm.
+
+        `parameters`: as in `scores`.
+        """
+        with self.computing():
+            states: tuple[Tensor, ...] = _call(_LayerStates(self.model), parameters, batch.rows)
+        return states
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings `[..., d]` of ids, as `scores(..., embeddings=...)` takes them."""

@@ -176,7 +176,7 @@ def begin(
 def _gradient(
     policy: Policy, objective: Objective, sequences: List[Sequence], token_budget: int, step: Step, ranks: Ranks
 ) -> dict[str, Tensor]:
-    named = policy.trainable_parameters()
+    named = list(policy.trainable_parameters())
     before = [parameter.grad for _, parameter in named]
     for _, parameter in named:
         parameter.grad = None
