@@ -1,15 +1,12 @@
 """The server engine: `transformers serve` on the loopback interface, and scripted servers with faults."""
 
 import importlib.util
-import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from architectures import IM_END, build, tokenizer
+from scripted_server import Reply, choice, like_vllm
 
 from posttrain.errors import UserError
 from posttrain.generation import Prompt, Sampling
@@ -24,7 +22,6 @@ from posttrain.generation.local import LocalEngine
 from posttrain.generation.server import ServerEngine
 
 TOKENIZER = tokenizer()
-Reply = tuple[int, dict[str, Any]]
 
 
 def prompt(text: str) -> Prompt:
@@ -102,51 +99,6 @@ def test_a_conversation_is_rendered_by_the_server(served: tuple[str, str]) -> No
 def test_a_server_of_another_model_is_named(served: tuple[str, str]) -> None:
     with pytest.raises(UserError, match="pinned to"):
         ServerEngine(served[0], "another-model", TOKENIZER).generate([prompt("a")], 1, Sampling())
-
-
-@pytest.fixture
-def scripted() -> Iterator[Callable[[Callable[[dict[str, Any]], Reply | None]], tuple[str, list[dict[str, Any]]]]]:
-    """Starts a server that answers each request with what a function makes of it (None drops the connection)."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(answer: Callable[[dict[str, Any]], Reply | None]) -> tuple[str, list[dict[str, Any]]]:
-        seen: list[dict[str, Any]] = []
-
-        class Script(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                seen.append(body | {"path": self.path})
-                reply = answer(body)
-                if reply is None:
-                    self.close_connection = True
-                    self.connection.close()
-                    return
-                content = json.dumps(reply[1]).encode()
-                self.send_response(reply[0])
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None: ...
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Script))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_address[1]}/v1", seen
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def choice(text: str) -> dict[str, Any]:
-    tokens = [*text.encode(), IM_END]
-    logprobs = {"tokens": ["?"] * len(tokens), "token_logprobs": [-0.5] * len(tokens)}
-    return {"text": text, "token_ids": tokens, "logprobs": logprobs, "finish_reason": "stop"}
-
-
-def like_vllm(body: dict[str, Any]) -> Reply:
-    return 200, {"model": body["model"], "choices": [choice(f"{body['prompt'][0]}/{i}") for i in range(body["n"])]}
 
 
 def test_token_ids_and_logprobs_of_vllm_are_kept(scripted: Any) -> None:

@@ -18,8 +18,9 @@ Measure = Literal["accuracy", "value"]
 class Answer:
     """One drawn answer and its score: a line of samples/<stage>.jsonl.
 
-    `value` is None where `error` says why no score could be given, and where there was nothing to score by. `tokens` counts what was drawn, `logprob` sums its
-    log-probs under the untempered policy (nats). `draw` is its number among its problem's; `step` the training step.
+    `value` is None where `error` says why no score could be given, and where there was nothing to score by. `tokens`
+    counts what was drawn, `logprob` sums its log-probs under the untempered policy (nats). `draw` is its number among
+    its problem's; `step` the training step.
     `token_ids`: what was drawn, its end token included; not written down.
     """
 

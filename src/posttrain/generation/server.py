@@ -27,7 +27,8 @@ class ServerEngine:
 
     `tokenizer` must be the served model's. `dialect` None asks the server once. `timeout` in seconds bounds one
     request; dropped connections, time-outs, 429 and 5xx are tried again `retries` times, each after twice the wait of
-    the one before. `progress` is called with the number of tokens of the answers as they arrive, `drawn` with the answers.
+    the one before. `progress` is called with the number of tokens of the answers as they arrive, `drawn` with
+    the answers.
 
     `exact` tells, after a call, whether the server returned the token ids that it drew: without them answers are good
     for reading and scoring, but not for training on. Servers that return no ids leave special tokens out of the text,

@@ -72,7 +72,8 @@ def _line(row: dict[str, Any], earlier: list[Line]) -> Line:
     first = next((line for line in earlier if line.data == row["data"] and _share_problems(line.result, result)), None)
     comparison = None
     if first is not None:
-        assert first.result is not None and result is not None
+        assert first.result is not None
+        assert result is not None
         # The same generator as the report page's: the same interval there and here.
         comparison = compare_results(first.result, result, np.random.default_rng(0), names=(first.stage, row["stage"]))
     return Line(

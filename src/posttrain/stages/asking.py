@@ -169,7 +169,7 @@ def draw(
 
 
 def _sampling(context: Context, decoding: Decoding, tokenizer: Any, rendering: Rendering) -> Sampling:
-    """A base model's own end token is often not the one that the chat template, and so its training, ends a turn with."""
+    """With the template's end of a turn, which is often not a base model's own end token."""
     ends = turn_end_tokens(tokenizer, rendering)
     return replace(sampling_of(decoding, context.recipe.seed), stop_tokens=tuple(sorted(ends)))
 

@@ -71,7 +71,7 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
 
 
 def _is_kept(answer: Answer, keep: str) -> bool:
-    """An answer that ran out of tokens is no demonstration of anything; one without a score is neither right nor wrong."""
+    """An answer that was cut off is no demonstration of anything; one without a score is neither right nor wrong."""
     if answer.finish_reason != "stop":
         return False
     return keep == "all" or (answer.value is not None and (answer.value >= 1) == (keep == "right"))
