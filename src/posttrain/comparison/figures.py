@@ -7,7 +7,6 @@ from markupsafe import Markup
 
 from posttrain.comparison.result import Measure
 from posttrain.comparison.wording import title, value_text
-from posttrain.reporting.formats import number
 from posttrain.reporting.plots import Scale, tick
 
 WIDTH, HEIGHT = 380.0, 250.0
@@ -96,24 +95,27 @@ def pareto(points: Sequence[Point], cost: Measure, quality: Measure, start: floa
 
     `start`: the quality before training, a dashed line. Filling goes by the means alone; the lines are intervals.
     """
+    size, time_unit = _time_unit(max(point.x for point in points)) if cost.unit == "s" else (1.0, "")
     known = [end for point in points for end in (point.low, point.high)] + ([] if start is None else [start])
-    x = _padded([point.x for point in points], LEFT + 8, WIDTH - RIGHT, from_zero=True)
+    x = _padded([point.x / size for point in points], LEFT + 8, WIDTH - RIGHT, from_zero=True)
     y = _padded(known, HEIGHT - BOTTOM, TOP)
     best = frontier(points)
-    steps = "".join(f"{'H' if i else 'M'}{x(p.x):g}{'V' if i else ' '}{y(p.y):g}" for i, p in enumerate(best))
-    parts = [*_axes(x, y, cost, quality), Markup('<path class="frontier" d="{d}"/>').format(d=steps)]
+    steps = "".join(f"{'H' if i else 'M'}{x(p.x / size):g}{'V' if i else ' '}{y(p.y):g}" for i, p in enumerate(best))
+    parts = [*_axes(x, y, time_unit, quality), Markup('<path class="frontier" d="{d}"/>').format(d=steps)]
     if start is not None:
-        line = '<path class="start" d="M{x0:g} {y:g}H{x1:g}"/><text class="tick" x="{x1:g}" y="{ty:g}">start</text>'
+        line = (
+            '<path class="start" d="M{x0:g} {y:g}H{x1:g}"/><text class="tick halo" x="{x1:g}" y="{ty:g}">start</text>'
+        )
         parts.append(Markup(line).format(x0=LEFT, x1=WIDTH - RIGHT, y=y(start), ty=y(start) - 4))
     mark = Markup(
         '<path class="whisker s{c}" d="M{x:g} {low:g}V{high:g}"/>'
         '<circle class="spot s{c}{on}" cx="{x:g}" cy="{y:g}" r="5"/>'
     )
     parts += [
-        mark.format(c=p.colour, x=x(p.x), y=y(p.y), low=y(p.low), high=y(p.high), on=" on" if p in best else "")
+        mark.format(c=p.colour, x=x(p.x / size), y=y(p.y), low=y(p.low), high=y(p.high), on=" on" if p in best else "")
         for p in points
     ]
-    parts += _labels([(shortened(p.label), p.colour, x(p.x), y(p.y)) for p in points])
+    parts += _labels([(shortened(p.label), p.colour, x(p.x / size), y(p.y)) for p in points])
     told = "; ".join(f"{p.label} {value_text(quality, p.y)} at {value_text(cost, p.x)}" for p in points)
     label = f"{title(quality)} against {title(cost).lower()}: {told}"
     return Markup('<svg class="plane" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{label}">{body}</svg>').format(
@@ -138,20 +140,19 @@ def _padded(values: Sequence[float], start: float, end: float, from_zero: bool =
     return Scale(low - room, high + room, start, end)
 
 
-def _axes(x: Scale, y: Scale, cost: Measure, quality: Measure) -> list[Markup]:
+def _time_unit(longest: float) -> tuple[float, str]:
+    """Seconds of the unit in which times up to `longest` seconds are read best, and its sign."""
+    return next((unit for unit in ((3600.0, " h"), (60.0, " min")) if longest >= 3 * unit[0]), (1.0, " s"))
+
+
+def _axes(x: Scale, y: Scale, x_unit: str, quality: Measure) -> list[Markup]:
     line = Markup('<path class="rule" d="M{x0:g} {y:g}H{x1:g}"/><text class="tick" x="{at:g}" y="{ty:g}">{text}</text>')
     across = [
-        line.format(x0=LEFT, x1=WIDTH - RIGHT, y=y(at), at=LEFT - 6, ty=y(at) + 3.5, text=_tick(quality, at))
+        line.format(x0=LEFT, x1=WIDTH - RIGHT, y=y(at), at=LEFT - 6, ty=y(at) + 3.5, text=tick(quality.metric, at))
         for at in y.ticks()
     ]
     foot = Markup('<text class="tick mid" x="{x:g}" y="{y:g}">{text}</text>')
-    return across + [foot.format(x=x(at), y=HEIGHT - 7, text=_tick(cost, at)) for at in x.ticks()]
-
-
-def _tick(measure: Measure, value: float) -> str:
-    if measure.unit == "points":
-        return f"{number(round(100 * value, 6))}\u202f%"
-    return value_text(measure, value) if measure.unit == "s" and value else tick("", value)
+    return across + [foot.format(x=x(at), y=HEIGHT - 7, text=tick("", at) + x_unit) for at in x.ticks()]
 
 
 def _labels(points: Sequence[tuple[str, int, float, float]]) -> list[Markup]:

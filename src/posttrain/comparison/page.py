@@ -27,6 +27,10 @@ from posttrain.reporting.pages import render, write
 FAMILIES = {"first": "each arm minus the first", "pairs": "all pairs of arms", "base": "each arm minus the start"}
 
 
+TOLD = 3
+"""Arms that a finding names; the plots have them all."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """A number of the table. `mark`: ▲ or ▼ where it differs significantly from the first arm's; `tone`: its class."""
@@ -151,30 +155,31 @@ def _tone(each: Measure, estimate: float) -> str:
     return "finished" if (estimate > 0) == each.larger_is_better else "failed"
 
 
-def _findings(result: ComparisonResult, quality: Iterable[Measure]) -> list[tuple[str, str]]:
-    """(what was measured, which arms differ) for each measure of quality, against the first arm and the start."""
+def _findings(result: ComparisonResult, quality: Iterable[Measure]) -> list[tuple[str, list[str]]]:
+    """(what was measured, sentences) for each measure of quality: which arms differ from the first, from the start."""
     found = []
     for each in quality:
-        told = [_finding(each, contrasts) for family in ("first", "base")
-                if (contrasts := result.contrasts_of(each.name, family))]  # fmt: skip
-        if told:
-            found.append((title(each), ". ".join(told) + "."))
+        families = [result.contrasts_of(each.name, family) for family in ("first", "base")]
+        if told := [_finding(each, contrasts) for contrasts in families if contrasts]:
+            found.append((title(each), told))
     return found
 
 
 def _finding(each: Measure, contrasts: list[Contrast]) -> str:
+    """The arms that differ significantly, the largest differences first; the others are named where they are few."""
     minus = "the start" if contrasts[0].family == "base" else contrasts[0].minus
+    sure = sorted((one for one in contrasts if one.significant), key=lambda one: -abs(one.estimate))
     told = [
-        f"{one.arm} {difference_text(each, one.estimate)}{unit(each)}"
-        + (f" ({span})" if (span := contrast_span(each, one)) else "")
-        for one in sorted(contrasts, key=lambda one: -one.estimate)
-        if one.significant
+        f"{one.arm} {difference_text(each, one.estimate)}{unit(each)} ({contrast_span(each, one)})"
+        for one in sure[:TOLD]
     ]
-    rest = [one.arm for one in contrasts if not one.significant]
+    if len(sure) > TOLD:
+        told.append(f"{len(sure) - TOLD} more significant")
+    unsure = [one.arm for one in contrasts if not one.significant]
+    rest = ", ".join(unsure) if len(unsure) <= TOLD else f"{len(unsure)} arms"
     if not told:
-        return f"No significant difference from {minus}: {', '.join(rest)}"
-    others = f"; no significant difference: {', '.join(rest)}" if rest else ""
-    return f"Against {minus}: {', '.join(told)}{others}"
+        return f"No significant difference from {minus}: {rest}."
+    return f"Against {minus}: {', '.join(told)}{f'; no significant difference: {rest}' if unsure else ''}."
 
 
 def _contrasts(result: ComparisonResult, family: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from posttrain.comparison.figures import Point, Whisker, axis, pareto, span, whisker
+from posttrain.comparison.figures import Point, Whisker, axis, pareto, shortened, span, whisker
 from posttrain.comparison.result import ComparisonResult, Contrast, Family, Measure
 from posttrain.comparison.wording import contrast_span, difference_text, title, unit
 from posttrain.reporting.formats import measure as metric_text
@@ -49,9 +49,9 @@ def colours(result: ComparisonResult) -> dict[str, int]:
 
 
 def differences(result: ComparisonResult, measures: Iterable[Measure], family: Family) -> list[Panel]:
-    """A dot-and-whisker plot of each measure that has differences of that family."""
+    """A dot-and-whisker plot of each measure in which some arm differs at all."""
     found = [(each, result.contrasts_of(each.name, family)) for each in measures]
-    return [_panel(each, contrasts, colours(result)) for each, contrasts in found if contrasts]
+    return [_panel(each, some, colours(result)) for each, some in found if any(one.estimate for one in some)]
 
 
 def costs(result: ComparisonResult, quality: Iterable[Measure], cost: Measure) -> list[tuple[str, Markup]]:
@@ -125,7 +125,7 @@ def _chart(
     lines = [line for line in found if line.y]
     heading = place + TITLES.get(name, name.replace("_", " ").capitalize()) + (", evaluated" if watched else "")
     last = [metric_text(name, line.y[-1]) for line in lines]
-    return Chart(heading, curve(name, lines, along.replace("_", " ")), lines, last)
+    return Chart(name, curve(name, lines, along.replace("_", " ")), lines, last, heading)
 
 
 def _over_seeds(
@@ -139,8 +139,8 @@ def _over_seeds(
         if known:
             tables.append(np.array(known, dtype=float).T)
     if not tables:
-        return Series(arm, [], [], colour=colour)
+        return Series(shortened(arm), [], [], colour=colour)
     grid = min((table[0] for table in tables), key=lambda steps: float(steps[-1]))
     values = np.stack([np.interp(grid, *table) for table in tables])
     low, high = (values.min(0).tolist(), values.max(0).tolist()) if len(tables) > 1 else ([], [])
-    return series(arm, grid.tolist(), values.mean(0).tolist(), low, high, colour)
+    return series(shortened(arm), grid.tolist(), values.mean(0).tolist(), low, high, colour)

@@ -29,18 +29,18 @@ def value_text(measure: Measure, value: float) -> str:
     """The value of a measure: `73.3 %`, `48 s`, `0.3029`."""
     if measure.unit == "points":
         return percent(value)
+    if measure.unit == "nats":
+        return number(float(f"{value:.3g}"))
     return duration(value) if measure.unit == "s" else number(value)
 
 
 def difference_text(measure: Measure, value: float) -> str:
     """A difference, signed and without its unit: `+3.3`, `−0.0412`."""
-    if measure.unit == "points":
-        return points(value)
-    if measure.unit == "s":
-        text = f"{value:.1f}"
-    else:
-        text = number(float(f"{value:.3g}")) if abs(value) < 1000 else number(round(value))
-    return text.replace("-", "−") if value < 0 else f"+{text}"
+    if measure.unit in ("points", "s"):
+        text = points(value / (1 if measure.unit == "points" else 100))
+        return "0.0" if text in ("+0.0", "−0.0") else text
+    text = number(float(f"{value:.3g}") if abs(value) < 1000 else round(value))
+    return f"+{text}" if value > 0 else text
 
 
 def unit(measure: Measure) -> str:
@@ -49,8 +49,8 @@ def unit(measure: Measure) -> str:
 
 
 def estimate_span(measure: Measure, found: Estimate) -> str:
-    """The interval of an estimate, `59.3 to 89.1`; empty where nothing is known about it."""
-    if found.low is None or found.high is None:
+    """The interval of an estimate, `59.3 to 89.1`; empty where nothing is known about it, or where it has no width."""
+    if found.low is None or found.high is None or found.low == found.high:
         return ""
     return " to ".join(value_text(measure, end).removesuffix("\u202f%") for end in (found.low, found.high))
 

@@ -29,12 +29,13 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Chart:
-    """One metric of a stage, drawn. `last`: the latest value of each line that has one."""
+    """One metric of a stage, drawn. `last`: the latest value of each line that has one; `heading`: its own title."""
 
     name: str
     svg: Markup
     lines: list[Series]
     last: list[str]
+    heading: str = ""
 
     @property
     def main(self) -> bool:
@@ -44,7 +45,7 @@ class Chart:
     @property
     def title(self) -> str:
         """What stands above it."""
-        return TITLES.get(self.name, self.name)
+        return self.heading or TITLES.get(self.name, self.name)
 
     @property
     def every(self) -> int:
