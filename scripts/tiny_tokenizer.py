@@ -22,7 +22,7 @@ TASKS = (
     "logic",
     "multiplication",
     "word_problems",
-)  # those that came later have no say
+)
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<|mask|>"]
 READABLE = [
     *("<think>", "</think>", "<answer>", "</answer>", "<tool_call>", "</tool_call>", "<tool_response>"),
