@@ -78,10 +78,11 @@ def _extended(content: dict[str, Any], path: Path, seen: list[str]) -> dict[str,
     if not isinstance(name, str):
         raise UserError(f"{path}: 'extends' is the name or path of one recipe, found {name!r}")
     beside = path.parent / name
-    parent = beside if beside.is_file() else find_recipe(name)
+    parent = (beside if beside.is_file() else find_recipe(name)).resolve()
+    seen = [*seen, str(path.resolve())]
     if str(parent) in seen:
         raise UserError(f"{path}: recipes extend one another in a circle: {' -> '.join([*seen, str(parent)])}")
-    below = _extended(read_mapping(parent)[0], parent, [*seen, str(path)])
+    below = _extended(read_mapping(parent)[0], parent, seen)
     return _merged({key: value for key, value in below.items() if key not in ("paper", "description")}, content)
 
 
