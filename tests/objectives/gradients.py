@@ -81,7 +81,7 @@ def losses(spec: Any, batch: Batch, logits: Tensor, reference: Tensor | None = N
 
 def mean_loss(spec: Any, step: List[Sequence], logits: Tensor, reference: Tensor | None = None) -> Tensor:
     """What a step of these sequences costs after the objective's own reduction."""
-    objective = build_objective(spec)
+    objective = spec if isinstance(spec, Objective) else build_objective(spec)
     batch = objective.attach(collate(step), step, objective.coefficients(step))
     return objective.loss(LogitsPolicy(logits, reference), batch).value
 

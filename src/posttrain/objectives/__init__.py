@@ -3,6 +3,7 @@
 from posttrain.objectives import (
     distillation,
     gain_weighted,
+    intuitive,
     kahneman_tversky,
     likelihood,
     one_token_rollout,
@@ -24,6 +25,7 @@ __all__ = [
     "build_objective",
     "distillation",
     "gain_weighted",
+    "intuitive",
     "kahneman_tversky",
     "likelihood",
     "objective",
