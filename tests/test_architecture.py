@@ -20,7 +20,7 @@ LEVELS = [
     {"manifest"},
     {"run"},
     {"comparison"},
-    {"inspection", "chat"},
+    {"inspection", "chat", "cli_comparison"},
     {"cli"},
     {"__main__"},
 ]

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from posttrain import catalogue
+from posttrain import catalogue, cli_comparison
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, read_recipe, shipped_recipes
-from posttrain.terminal import Terminal
+from posttrain.terminal import Terminal, quiet_libraries
 
 if TYPE_CHECKING:
     from posttrain.reporting.summary import Line
@@ -76,7 +76,7 @@ def run(
     terminal, checked = Terminal(json_output=json_output, quiet=quiet), read_recipe(recipe, overrides)
     if not dry_run:
         return _execute(checked, terminal)
-    _quiet_libraries(terminal)
+    quiet_libraries(terminal)
     from posttrain.run import plan, show_plan
 
     show_plan(terminal, checked, plan(checked, terminal))
@@ -93,7 +93,7 @@ def inspect(
 ) -> None:
     """Show samples as the model will see them: every token, and which of them are trained."""
     terminal, checked = Terminal(json_output=json_output), read_recipe(recipe, overrides)
-    _quiet_libraries(terminal)
+    quiet_libraries(terminal)
     from posttrain import inspection
     from posttrain.stages import Context
     from posttrain.training.ranks import Ranks
@@ -120,7 +120,7 @@ def evaluate(
 ) -> None:
     """Draw a model's answers to the problems of a task or a file, and score them."""
     terminal = Terminal(json_output=json_output)
-    _quiet_libraries(terminal)
+    quiet_libraries(terminal)
     from posttrain.recipe.evaluation import evaluation_recipe
     from posttrain.tasks import tasks
 
@@ -158,7 +158,7 @@ def chat(
 ) -> None:
     """Talk with a model; questions may also be piped in, one a line."""
     terminal = Terminal(json_output=json_output)
-    _quiet_libraries(terminal)
+    quiet_libraries(terminal)
     from posttrain.chat import Conversation, converse
     from posttrain.generation import Sampling
     from posttrain.policy import Policy
@@ -210,12 +210,15 @@ def methods(
     terminal.table("", columns, rows, right=["number"])
 
 
+cli_comparison.register(app)
+
+
 # --- what commands share ----------------------------------------------------------------------------------------------
 
 
 def _execute(recipe: Recipe, terminal: Terminal) -> None:
     """Run a recipe and print what its evaluations came to."""
-    _quiet_libraries(terminal)
+    quiet_libraries(terminal)
     from posttrain.reporting.summary import summary
     from posttrain.run import run as run_recipe
     from posttrain.training.loop import Interrupted
@@ -255,21 +258,6 @@ def _show_results(lines: list["Line"], terminal: Terminal) -> None:
             terminal.console.print(Text(line.comparison.sentence))
             for caveat in line.comparison.caveats:
                 terminal.console.print(Text.assemble(("note ", "yellow"), caveat))
-
-
-def _quiet_libraries(terminal: Terminal) -> None:
-    """Third-party warnings and bars do not appear between ours; those of downloads stay."""
-    import warnings
-
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars  # type: ignore[attr-defined]
-    from transformers.utils import logging
-
-    warnings.simplefilter("ignore")
-    logging.set_verbosity_error()
-    bars = terminal.interactive and not are_progress_bars_disabled()
-    logging.disable_progress_bar()
-    if bars:
-        enable_progress_bars()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -129,3 +129,18 @@ def _cell(value: Any) -> str:
 def harmless(text: str) -> str:
     """Text from outside without what steers a terminal: control characters become their pictures, newlines stay."""
     return text.translate({**{code: chr(0x2400 + code) for code in range(32) if code != 10}, 127: "\u2421"})
+
+
+def quiet_libraries(terminal: Terminal) -> None:
+    """Third-party warnings and bars do not appear between ours; those of downloads stay."""
+    import warnings
+
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars  # type: ignore[attr-defined]
+    from transformers.utils import logging
+
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    bars = terminal.interactive and not are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if bars:
+        enable_progress_bars()

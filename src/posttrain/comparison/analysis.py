@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -15,6 +16,7 @@ from posttrain.evaluation.statistics import (
     hierarchical_bootstrap,
     hierarchical_difference,
     holm,
+    wilson,
 )
 
 LEVEL = 0.95
@@ -36,13 +38,8 @@ def measures_of(arms: Sequence[ArmResult], wanted: Iterable[str] = ()) -> list[M
 
 def estimates(arms: Sequence[ArmResult], measures: Sequence[Measure]) -> list[Estimate]:
     """Mean and interval of every measure of every arm that has it."""
-    found = []
-    for each in measures:
-        for arm in arms:
-            runs = [run for run in arm.runs if each.name in run.values]
-            if runs:
-                found.append(_estimate(arm.name, each, runs))
-    return found
+    found = [_estimate(arm, each) for each in measures for arm in arms]
+    return [each for each in found if each is not None]
 
 
 def contrasts(arms: Sequence[ArmResult], base: ArmResult | None, measures: Sequence[Measure]) -> list[Contrast]:
@@ -67,7 +64,10 @@ def difference(arm: ArmResult, minus: ArmResult, each: Measure) -> Difference | 
     rng = np.random.default_rng(0)  # the same interval for the same runs, whatever else is compared
     if each.has_problems:
         ours, theirs = _tables(pairs, each.stage)
-        return hierarchical_difference(theirs, ours, rng, level=LEVEL) if ours and ours[0] else None
+        if not ours[0]:
+            return None
+        found = hierarchical_difference(theirs, ours, rng, level=LEVEL)
+        return replace(found, interval=_of_shares(found.interval, len(ours[0]), -1.0))
     ours, theirs = ([[run.values[each.name]] for run in side] for side in zip(*pairs, strict=True))
     found = hierarchical_difference(theirs, ours, rng, level=LEVEL)
     flat = [np.ravel(side) for side in (theirs, ours)]
@@ -81,8 +81,10 @@ def value(arm: ArmResult, each: Measure) -> Interval | None:
         return None
     rng = np.random.default_rng(0)
     if each.has_problems:
-        (table, _) = _tables([(run, run) for run in runs], each.stage)
-        return hierarchical_bootstrap(table, rng, level=LEVEL)
+        table, _ = _tables([(run, run) for run in runs], each.stage)
+        if not table[0]:
+            return None
+        return _of_shares(hierarchical_bootstrap(table, rng, level=LEVEL), len(table[0]), 0.0)
     return hierarchical_bootstrap([[run.values[each.name]] for run in runs], rng, level=LEVEL)
 
 
@@ -92,13 +94,25 @@ def sentences(found: Sequence[Contrast], measures: Sequence[Measure]) -> list[st
     return [each.sentence for each in found if each.family == "first" and each.metric in told]
 
 
-def _estimate(arm: str, each: Measure, runs: Sequence[ArmRun]) -> Estimate:
-    interval = value(ArmResult(arm, "", "", {}, {}, {}, list(runs)), each)
-    assert interval is not None
-    numbers = [run.values[each.name] for run in runs]
+def _of_shares(interval: Interval, problems: int, least: float) -> Interval:
+    """An interval of shares (or of their differences, which may be `least`), cut to what is possible.
+
+    Where all values are the same, resampling them would claim certainty: then what Wilson's interval leaves open of so
+    many problems of which none is otherwise.
+    """
+    open_to = wilson(0, problems, level=LEVEL).high if interval.low == interval.high else 0.0
+    low, high = max(interval.low - open_to, least), min(interval.high + open_to, 1.0)
+    return Interval(interval.estimate, low, high, interval.level)
+
+
+def _estimate(arm: ArmResult, each: Measure) -> Estimate | None:
+    interval = value(arm, each)
+    if interval is None:
+        return None
+    numbers = [run.values[each.name] for run in arm.runs if each.name in run.values]
     spread = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
     ends = interval.to_json()
-    return Estimate(each.name, arm, interval.estimate, ends["low"], ends["high"], spread, len(runs))
+    return Estimate(each.name, arm.name, interval.estimate, ends["low"], ends["high"], spread, len(numbers))
 
 
 def _family(family: Family, pairs: Iterable[tuple[ArmResult, ArmResult]], each: Measure) -> list[Contrast]:

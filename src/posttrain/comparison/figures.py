@@ -97,8 +97,8 @@ def pareto(points: Sequence[Point], cost: Measure, quality: Measure, start: floa
     """
     size, time_unit = _time_unit(max(point.x for point in points)) if cost.unit == "s" else (1.0, "")
     known = [end for point in points for end in (point.low, point.high)] + ([] if start is None else [start])
-    x = _padded([point.x / size for point in points], LEFT + 8, WIDTH - RIGHT, from_zero=True)
-    y = _padded(known, HEIGHT - BOTTOM, TOP)
+    x = padded([point.x / size for point in points], LEFT + 8, WIDTH - RIGHT, from_zero=True)
+    y = padded(known, HEIGHT - BOTTOM, TOP)
     best = frontier(points)
     steps = "".join(f"{'H' if i else 'M'}{x(p.x / size):g}{'V' if i else ' '}{y(p.y):g}" for i, p in enumerate(best))
     parts = [*_axes(x, y, time_unit, quality), Markup('<path class="frontier" d="{d}"/>').format(d=steps)]
@@ -131,7 +131,7 @@ def shortened(label: str, longest: int = LONGEST) -> str:
     return f"{label[:head]}…{label[len(label) - (longest - head - 1) :]}"
 
 
-def _padded(values: Sequence[float], start: float, end: float, from_zero: bool = False) -> Scale:
+def padded(values: Sequence[float], start: float, end: float, from_zero: bool = False) -> Scale:
     """A scale with room around `values`; a cost's axis starts at zero where that costs less than half the plot."""
     low, high = min(values), max(values)
     if from_zero and low <= high * 0.6:

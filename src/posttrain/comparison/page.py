@@ -177,6 +177,8 @@ def _finding(each: Measure, contrasts: list[Contrast]) -> str:
         told.append(f"{len(sure) - TOLD} more significant")
     unsure = [one.arm for one in contrasts if not one.significant]
     rest = ", ".join(unsure) if len(unsure) <= TOLD else f"{len(unsure)} arms"
+    if all(one.low is None for one in contrasts):
+        return f"One seed: nothing is known of how sure the differences from {minus} are."
     if not told:
         return f"No significant difference from {minus}: {rest}."
     return f"Against {minus}: {', '.join(told)}{f'; no significant difference: {rest}' if unsure else ''}."

@@ -1,0 +1,131 @@
+"""Claims: decided by a rule that was written before anything was run, and kept as `claims/NN-name.json`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from posttrain.comparison.analysis import difference, value
+from posttrain.comparison.measures import measure
+from posttrain.comparison.result import ArmResult, ClaimResult, ComparisonResult, Measure, Verdict
+from posttrain.comparison.spec import Claim
+from posttrain.errors import UserError, nearest
+from posttrain.evaluation.statistics import Interval
+
+_SHIPPED = Path(str(files("posttrain"))) / "claims"
+
+
+def shipped_claims() -> dict[str, Path]:
+    """Name (`36-asft`) -> claim file that comes with the package."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+
+
+def find_claim(name: str) -> Path:
+    """The claim file of a paper's number, its slug, both together, or a path. Raises `UserError`."""
+    shipped = shipped_claims()
+    for key, path in shipped.items():
+        number, _, slug = key.partition("-")
+        if name in (key, number, number.lstrip("0"), slug):
+            return path
+    if Path(name).is_file():
+        return Path(name)
+    raise UserError(f"no claim file is called '{name}': {nearest(name, shipped)}")
+
+
+def decided(claims: Sequence[Claim], arms: Mapping[str, ArmResult]) -> list[ClaimResult]:
+    """What the runs say of each claim; `arms` holds the start as `base`."""
+    return [_decided(claim, arms) for claim in claims]
+
+
+def write_claims(result: ComparisonResult, folder: Path) -> Path:
+    """Write `NN-name.json`: the claims with every seed's numbers, and the comparison that they are drawn from."""
+    content = {
+        "paper": result.paper,
+        "name": result.name,
+        "description": result.description,
+        "claims": [asdict(claim) for claim in result.claims],
+        "seconds": result.seconds,
+        "versions": result.versions,
+        "machine": result.machine,
+        "comparison": result.to_json(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result.name}.json"
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def read_claims(folder: Path) -> list[dict[str, Any]]:
+    """A row for each claim of each file in a folder. Raises `UserError` for a file that is none."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            rows += [{"name": content["name"], "paper": content["paper"], **claim} for claim in content["claims"]]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"'{path}' is no file of claims; run the claim again") from None
+    return rows
+
+
+def _decided(claim: Claim, arms: Mapping[str, ArmResult]) -> ClaimResult:
+    each = measure(*claim.metric.split(".", 1))
+    named = [name for name in (claim.of, claim.minus) if name is not None]
+    interval = _interval(each, [arms[name] for name in named if name in arms]) if set(named) <= set(arms) else None
+    verdict = _verdict(claim, interval)
+    runs = {name: arms[name].runs if name in arms else [] for name in named}
+    ends = interval.to_json() if interval is not None else {"estimate": None, "low": None, "high": None}
+    return ClaimResult(
+        text=claim.text,
+        metric=claim.metric,
+        of=claim.of,
+        minus=claim.minus,
+        at_least=claim.at_least,
+        at_most=claim.at_most,
+        seeds=sorted({run.seed for run in runs[claim.of]}),
+        arms={
+            name: [run.values[each.name] for run in found if each.name in run.values] for name, found in runs.items()
+        },
+        effect=ends["estimate"],
+        interval=[ends["low"], ends["high"]],
+        verdict=verdict,
+        sentence=_sentence(claim, each, interval, verdict),
+    )
+
+
+def _interval(each: Measure, arms: Sequence[ArmResult]) -> Interval | None:
+    if len(arms) == 1:
+        return value(arms[0], each)
+    found = difference(arms[0], arms[1], each)
+    return found.interval if found is not None else None
+
+
+def _verdict(claim: Claim, interval: Interval | None) -> Verdict:
+    if interval is None:
+        return "inconclusive"
+    low, high = interval.low, interval.high
+    if claim.at_most is not None:
+        low, high, border = -high, -low, -claim.at_most
+    else:
+        border = claim.at_least or 0.0
+    return "supported" if low >= border else "not supported" if high < border else "inconclusive"
+
+
+def _sentence(claim: Claim, each: Measure, interval: Interval | None, verdict: Verdict) -> str:
+    about = claim.of if claim.minus is None else f"{claim.of} minus {claim.minus}"
+    if interval is None:
+        return f"{verdict}: no finished run has {claim.metric} of {about}"
+    scale, unit = (100.0, " points" if claim.minus else " %") if each.unit == "points" else (1.0, f" {each.unit}")
+    rule = (
+        f"{scale * claim.at_least:g} or more"
+        if claim.at_least is not None
+        else f"{scale * (claim.at_most or 0):g} or less"
+    )
+    numbers = ", ".join(f"{scale * number:.4g}" for number in (interval.estimate, interval.low, interval.high))
+    estimate, low, high = numbers.split(", ")
+    return (
+        f"{verdict}: {each.label}, {about}: {estimate}{unit.rstrip()} (95 % interval {low} to {high}); claimed: {rule}"
+    )
