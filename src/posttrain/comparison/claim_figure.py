@@ -1,6 +1,6 @@
 """The figure of a paper's claims for its docs page: an SVG file of its own, light on any background."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from textwrap import wrap
 
@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from posttrain.comparison.figures import padded, shortened
 from posttrain.comparison.measures import measure
-from posttrain.comparison.result import ClaimResult, ComparisonResult
+from posttrain.comparison.result import ClaimResult, ComparisonResult, Estimate, Measure
 from posttrain.comparison.wording import value_text
 from posttrain.reporting.plots import Scale, tick
 
@@ -58,42 +58,43 @@ def claim_figure(result: ComparisonResult) -> str:
 def _plot(result: ComparisonResult, name: str, claims: Sequence[ClaimResult], top: float) -> tuple[list[Markup], float]:
     """The dots of one measure from `top` down, and where they end."""
     each = measure(*name.split(".", 1))
-    key = f"dots: seeds; lines: means; bars: {100 * result.level:g}\u202f% intervals"
-    parts.append(_text(WIDTH - EDGE, top + 11, key, MUTED, ' font-size="11" text-anchor="end"'))
-    seeds = {arm: numbers for claim in claims for arm, numbers in claim.arms.items() if numbers}
     parts = [_text(EDGE, top + 11, each.label[0].upper() + each.label[1:], INK, ' font-weight="600"')]
+    seeds = {arm: numbers for claim in claims for arm, numbers in claim.arms.items() if numbers}
     if not seeds:
         return parts, top + LINE + 4
+    key = f"dots: seeds; lines: means; bars: {100 * result.level:g}\u202f% intervals"
+    parts.append(_text(WIDTH - EDGE, top + 11, key, MUTED, ' font-size="11" text-anchor="end"'))
     found = {arm: result.estimate(name, arm) for arm in seeds}
     ends = [end for one in found.values() if one for end in (one.low, one.high) if end is not None]
-    limits = [bound for claim in claims if claim.minus is None for bound in (claim.at_least, claim.at_most)]
-    known = [bound for bound in limits if bound is not None]
-    x = padded([*ends, *known, *(value for numbers in seeds.values() for value in numbers)], LABELS, WIDTH - VALUES)
+    bounds = [bound for claim in claims if claim.minus is None for bound in (claim.at_least, claim.at_most)]
+    limits = [bound for bound in bounds if bound is not None]
+    x = padded([*ends, *limits, *(value for numbers in seeds.values() for value in numbers)], LABELS, WIDTH - VALUES)
     start, end = top + LINE, top + LINE + ROW * len(seeds)
-    unit = " s" if each.unit == "s" else ""
     for at in x.ticks():
         parts.append(_rule(x(at), start, end, RULE))
-        parts.append(
-            _text(x(at), end + 14, tick(each.metric, at) + unit, MUTED, ' font-size="11" text-anchor="middle"')
-        )
-    parts += [_rule(x(bound), start, end, INK, ' stroke-dasharray="4 3"') for bound in known]
+        text = tick(each.metric, at) + (" s" if each.unit == "s" else "")
+        parts.append(_text(x(at), end + 14, text, MUTED, ' font-size="11" text-anchor="middle"'))
+    parts += [_rule(x(limit), start, end, INK, ' stroke-dasharray="4 3"') for limit in limits]
     for row, (arm, numbers) in enumerate(seeds.items()):
-        colour, y = CLAIMED if arm in {claim.of for claim in claims} else OTHER, start + ROW * (row + 0.5)
-        one = found[arm]
-        mean = one.mean if one else sum(numbers) / len(numbers)
-        parts.append(_text(LABELS - 14, y + 4.5, shortened(arm, 20), INK, ' text-anchor="end"'))
-        if one and one.low is not None and one.high is not None:
-            line = (
-                '<path d="M{x0:g} {y:g}H{x1:g}" stroke="{c}" stroke-width="7" stroke-linecap="round" opacity="0.25"/>'
-            )
-            parts.append(Markup(line).format(x0=x(one.low), x1=x(one.high), y=y, c=colour))
-        parts.append(_rule(x(mean), y - 8, y + 8, colour, ' stroke-width="3"'))
-        parts += _dots(numbers, x, y, colour)
-        parts.append(_text(WIDTH - EDGE, y + 4.5, value_text(each, mean), INK, ' text-anchor="end" font-weight="600"'))
+        colour = CLAIMED if arm in {claim.of for claim in claims} else OTHER
+        parts += _row(each, arm, numbers, found[arm], x, start + ROW * (row + 0.5), colour)
     return parts, end + AXIS
 
 
-def _dots(numbers: Sequence[float], x: Scale, y: float, colour: str) -> Iterable[Markup]:
+def _row(
+    each: Measure, arm: str, numbers: Sequence[float], found: Estimate | None, x: Scale, y: float, colour: str
+) -> list[Markup]:
+    """One arm: its name, interval, mean and seeds, at the height `y`."""
+    parts = [_text(LABELS - 14, y + 4.5, shortened(arm, 20), INK, ' text-anchor="end"')]
+    if found and found.low is not None and found.high is not None:
+        bar = '<path d="M{x0:g} {y:g}H{x1:g}" stroke="{c}" stroke-width="7" stroke-linecap="round" opacity="0.25"/>'
+        parts.append(Markup(bar).format(x0=x(found.low), x1=x(found.high), y=y, c=colour))
+    mean = found.mean if found else sum(numbers) / len(numbers)
+    parts += [_rule(x(mean), y - 8, y + 8, colour, ' stroke-width="3"'), *_dots(numbers, x, y, colour)]
+    return [*parts, _text(WIDTH - EDGE, y + 4.5, value_text(each, mean), INK, ' text-anchor="end" font-weight="600"')]
+
+
+def _dots(numbers: Sequence[float], x: Scale, y: float, colour: str) -> list[Markup]:
     """A dot for each seed, one below the other so that equal ones can be counted."""
     dot = Markup('<circle cx="{x:g}" cy="{y:g}" r="3.2" fill="#ffffff" stroke="{c}" stroke-width="1.6"/>')
     step = min(5.0, 14.0 / len(numbers))

@@ -91,7 +91,7 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 
 def pareto(points: Sequence[Point], cost: Measure, quality: Measure, start: float | None = None) -> Markup:
-    """Quality against cost; what no other arm beats in both is filled and joined by the frontier's steps.
+    """Quality against cost of one arm or more; what no other beats in both is filled and joined by the frontier's steps.
 
     `start`: the quality before training, a dashed line. Filling goes by the means alone; the lines are intervals.
     """
