@@ -105,11 +105,11 @@ def test_a_shipped_recipe_is_named(asft: Paper) -> None:
     ("verdicts", "claim"),
     [
         (["supported"], "supported"),
-        (["supported", "supported"], "supported"),
+        (["supported", "supported"], "2 supported"),
         (["not supported"], "not supported"),
-        (["inconclusive", "inconclusive"], "inconclusive"),
-        (["supported", "not supported"], "mixed"),
-        (["supported", "inconclusive"], "mixed"),
+        (["inconclusive"], "inconclusive"),
+        (["not supported", "supported"], "1 supported, 1 not supported"),
+        (["inconclusive", "supported", "supported"], "2 supported, 1 inconclusive"),
     ],
 )
 def test_the_claim_sums_up_its_verdicts(asft: Paper, tmp_path: Path, verdicts: list[str], claim: str) -> None:

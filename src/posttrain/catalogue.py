@@ -53,10 +53,11 @@ class Paper:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a paper has come: the name of its recipe or "planned", and what its claims' verdicts say together."""
+    """How far a paper has come: the name of its recipe or "planned", and how its claims fared, each verdict counted:
+    "2 supported, 1 inconclusive"; of one claim its verdict alone; "not run"."""
 
     recipe: str
-    claim: Literal[Verdict, "mixed", "not run"]
+    claim: str
 
 
 @cache
@@ -84,15 +85,16 @@ def paper(number_or_slug: int | str) -> Paper:
 def status(paper: Paper, recipes: Collection[str], claims_dir: Path | None) -> Status:
     """What `recipes` (the names that are shipped) and the claim file in `claims_dir` say of `paper`.
 
-    Without a claim file (or with `claims_dir` None) the claim is "not run"; verdicts that differ make it "mixed".
+    Without a claim file (or with `claims_dir` None) the claim is "not run".
     Raises `UserError` for a claim file that is broken or belongs to another paper.
     """
     recipe = paper.recipe if paper.recipe in recipes else "planned"
     path = claims_dir / f"{paper.key}.json" if claims_dir else None
     if path is None or not path.is_file():
         return Status(recipe, "not run")
-    found = set(_verdicts(path, paper))
-    return Status(recipe, found.pop() if len(found) == 1 else "mixed")
+    found = _verdicts(path, paper)
+    counted = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in get_args(Verdict) if verdict in found)
+    return Status(recipe, found[0] if len(found) == 1 else counted)
 
 
 def _verdicts(path: Path, paper: Paper) -> list[Verdict]:

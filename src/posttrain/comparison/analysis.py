@@ -68,6 +68,8 @@ def difference(arm: ArmResult, minus: ArmResult, each: Measure) -> Difference | 
             return None
         found = hierarchical_difference(theirs, ours, rng, level=LEVEL)
         return replace(found, interval=_of_shares(found.interval, len(ours[0]), -1.0))
+    if all(each.stage in run.shares for pair in pairs for run in pair) and not _tables(pairs, each.stage)[0][0]:
+        return None  # they were asked other questions under the same name
     ours, theirs = ([[run.values[each.name]] for run in side] for side in zip(*pairs, strict=True))
     found = hierarchical_difference(theirs, ours, rng, level=LEVEL)
     flat = [np.ravel(side) for side in (theirs, ours)]

@@ -27,7 +27,7 @@ from posttrain.comparison.result import (
 from posttrain.comparison.running import run_jobs
 from posttrain.comparison.spec import BASE, Comparison
 from posttrain.errors import UserError, nearest
-from posttrain.recipe import Recipe
+from posttrain.recipe import Evaluate, Recipe
 from posttrain.stages import Plan
 from posttrain.terminal import Terminal
 
@@ -265,10 +265,19 @@ def _notes(
     starts = {name: recipe.model.path for name, recipe in recipes.items()}
     if len(set(starts.values())) > 1:
         notes.append(f"the arms start from different models; the start shown is {next(iter(starts.values()))}")
+    asked = {name: _asked(recipe) for name, recipe in recipes.items()}
+    others = [name for name, questions in asked.items() if questions != next(iter(asked.values()))]
+    if others:
+        notes.append(f"the start was asked what arm '{next(iter(asked))}' was; others were: {', '.join(others)}")
     if len({json.dumps([content["versions"], content["machine"]]) for content in manifests}) > 1:
         notes.append("the runs were made with different versions or on different machines: seconds may not compare")
     name = "train.input_tokens" if spec.budget.tokens else "train.seconds"
     return notes + spent_otherwise(spec.budget, {arm.name: _spent_on(arm.runs, name) for arm in found})
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    """Evaluate stage -> its data."""
+    return {name: recipe.data.get(stage.data) for name, stage in recipe.stages.items() if isinstance(stage, Evaluate)}
 
 
 def _spent_on(runs: Iterable[ArmRun], name: str) -> list[float]:
