@@ -1,6 +1,17 @@
 """Problems, demonstrations, verifiers."""
 
-from posttrain.tasks import chains, countdown, facts, files, logic, multiplication, tool_calls, toolrl, word_problems
+from posttrain.tasks import (
+    chains,
+    countdown,
+    facts,
+    files,
+    general_points,
+    logic,
+    multiplication,
+    tool_calls,
+    toolrl,
+    word_problems,
+)
 from posttrain.tasks.task import Difficulty, Task, tasks
 
 __all__ = [
@@ -10,6 +21,7 @@ __all__ = [
     "countdown",
     "facts",
     "files",
+    "general_points",
     "logic",
     "multiplication",
     "tasks",
