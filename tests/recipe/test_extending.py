@@ -80,7 +80,11 @@ def test_a_circle_is_refused(folder: Path, second: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("bse.yaml", "'bse.yaml' does not exist"), ("sftt", "did you mean 'sft'"), ("[sft]", "name or path of one recipe")],
+    [
+        ("bse.yaml", "'bse.yaml' does not exist"),
+        ("sftt", "did you mean 'sft'"),
+        ("[sft]", "name or path of one recipe"),
+    ],
 )
 def test_what_cannot_be_extended_is_said(folder: Path, value: str, said: str) -> None:
     with pytest.raises(UserError, match=said):

@@ -1,7 +1,9 @@
 import re
+from typing import Any
 
 import pytest
 
+from posttrain.errors import UserError
 from posttrain.tasks.chains import LIMIT, TERMS, Chains
 from posttrain.tasks.task import Difficulty
 
@@ -35,3 +37,21 @@ def test_another_value_or_the_expression_itself_is_wrong(wrong: str) -> None:
     task = Chains()
     sample = next(s for s in task.samples(2000, 0) if s.answer == "32")
     assert task.verify(sample, f"<answer>{wrong}</answer>").value == 0
+
+
+@pytest.mark.parametrize("difficulty", ["in", "harder"])
+def test_terms_and_limit_make_problems_of_other_sizes_whatever_the_difficulty(difficulty: Difficulty) -> None:
+    samples = list(Chains(terms=(6, 8), limit=120).samples(200, 0, difficulty=difficulty))
+    lengths = {len(re.findall(r"\d+", sample.prompt_text)) for sample in samples}
+    results = [int(step) for sample in samples for step in re.findall(r"=(-?\d+)", str(sample.response[0]["content"]))]
+    assert lengths == {6, 7, 8}
+    assert max(map(abs, results)) <= 120
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"terms": (1, 3)}, "fewest"), ({"terms": (4, 3)}, "fewest"), ({"limit": 98}, "99 or more")],
+)
+def test_sizes_that_make_no_chain_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Chains(**options)

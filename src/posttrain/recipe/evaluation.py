@@ -29,13 +29,15 @@ def evaluation_recipe(
     """
     if (task is None) == (path is None):
         raise UserError("give either --task NAME or --data FILE: what is asked")
-    data: dict[str, Any] = {"seed": seed, "difficulty": difficulty}
     if task is not None:
-        data |= {"task": {"name": task, **_options(options or [])}, "count": count or 300}
+        named = {"name": task, **_options(options or [])}
+        data: dict[str, Any] = {"task": named, "count": count or 300, "seed": seed, "difficulty": difficulty}
+    elif options or difficulty != "in":
+        raise UserError(
+            f"{'--option' if options else '--difficulty'} belongs to --task; a file given with --data has none"
+        )
     else:
-        if options:
-            raise UserError("--option belongs to --task; a file given with --data has none")
-        data |= {"path": path} | ({"count": count} if count is not None else {})
+        data = {"path": path} | ({"count": count} if count is not None else {})
     asked = task or Path(str(path)).stem
     name = Path(model).name
     name = "model" if name in ("", "base", STAGE) else name

@@ -1,5 +1,6 @@
 """What a user may write in a recipe. YAML keys are exactly these field names; anything else is refused."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
@@ -12,6 +13,14 @@ class Strict(BaseModel):
     """Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _refuse_unread(given: BaseModel, keys: Iterable[str], where: str) -> None:
+    """Raises `ValueError` for a key that is not as it is by default, though nothing reads it here."""
+    fields = type(given).model_fields
+    for key in keys:
+        if getattr(given, key) != fields[key].get_default(call_default_factory=True):
+            raise ValueError(f"'{key}' has no effect {where}: leave it out")
 
 
 class Model(Strict):
@@ -53,7 +62,20 @@ class Data(Strict):
             raise ValueError(f"give exactly one of path, task, stage, mix; found {', '.join(given) or 'none'}")
         if self.task is not None and self.count is None:
             raise ValueError("a task's data need 'count': how many problems")
+        kind = given[0]
+        unread = [key for key in type(self).model_fields if key not in (*_ALL_DATA, *_READ_BY[kind])]
+        _refuse_unread(self, unread, f"on data of a '{kind}'")
         return self
+
+
+_ALL_DATA = ("path", "task", "stage", "mix", "repeat", "max_refused")
+_READ_BY = {
+    "path": ("split", "shape", "columns", "scalars", "count", "verify"),
+    "task": ("count", "seed", "difficulty", "style"),
+    "stage": ("count",),
+    "mix": (),
+}
+"""Which keys of a data set are read, by what it is made of."""
 
 
 def _path_shorthand(value: Any) -> Any:
@@ -80,6 +102,10 @@ class Decoding(Strict):
     def _draws_differ(self) -> "Decoding":
         if self.n > 1 and self.temperature == 0:
             raise ValueError(f"n is {self.n}, but at temperature 0 all draws are the same: set temperature, or n to 1")
+        if self.temperature == 0:
+            _refuse_unread(self, ("top_k", "top_p", "min_p"), "at temperature 0")
+        if not all(self.stop):
+            raise ValueError("'stop' has an empty string, which would end every answer at once: take it out")
         return self
 
 
@@ -118,6 +144,14 @@ class Rendered(Strict):
     max_length: PositiveInt | None = Field(None, description="tokens; default: what the model can read")
     overlong: Literal["drop", "truncate", "error"] = Field("drop", description="what happens to longer samples")
 
+    @model_validator(mode="after")
+    def _template_reads(self) -> "Rendered":
+        if self.template == "none":
+            _refuse_unread(self, ("template_options",), "with template: none")
+        else:
+            _refuse_unread(self, ("append_eos",), "with template: chat, which ends its turns itself")
+        return self
+
 
 class Watch(Decoding):
     """Evaluation while training: held-out loss, and generated answers scored like everywhere else."""
@@ -134,6 +168,9 @@ class EarlyStop(Strict):
     metric: str = "accuracy"
     patience: PositiveInt = Field(3, description="evaluations without improvement before the stop")
     larger_is_better: bool | None = Field(None, description="default: yes, except for losses")
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Train(Rendered):
@@ -168,7 +205,7 @@ class Train(Rendered):
     floor: float = Field(0.0, ge=0, le=1, description="last learning rate / peak")
     optimizer: str = Field("adamw", description="adamw, adam, sgd, rmsprop, adafactor")
     weight_decay: float = Field(0.0, ge=0, description="on matrices only")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Adam's; sgd's momentum is the first")
     gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null is off")
     log_every: PositiveInt = 1
     checkpoint_every: PositiveInt | None = Field(100, description="steps; null: only when interrupted")
@@ -182,6 +219,16 @@ class Train(Rendered):
     def _stopping_needs_watch(self) -> "Train":
         if self.early_stopping and not self.watch:
             raise ValueError("early_stopping needs 'watch': what is measured, and how often")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_and_optimiser_read(self) -> "Train":
+        if self.schedule != "wsd":
+            _refuse_unread(self, ("decay",), f"with schedule: {self.schedule}")
+        if self.schedule == "constant":
+            _refuse_unread(self, ("floor",), "with schedule: constant")
+        if self.optimizer == "adafactor":
+            _refuse_unread(self, ("betas",), "with optimizer: adafactor")
         return self
 
 

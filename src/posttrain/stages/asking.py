@@ -14,14 +14,13 @@ from posttrain.errors import UserError
 from posttrain.evaluation import Answer, Verify, answer_of
 from posttrain.generation import Completion, Engine, Prompt, Sampling
 from posttrain.generation.local import LocalEngine
-from posttrain.generation.readiness import plain_model
 from posttrain.generation.sampling import check
 from posttrain.policy import Policy, load_tokenizer
 from posttrain.recipe import Asked, Decoding
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of, where
 from posttrain.stages.serving import check_server, server_engine
-from posttrain.stages.shape import Shape
+from posttrain.stages.shape import Shape, check_engine
 from posttrain.terminal import Bar
 from posttrain.training.loop import Interrupted
 
@@ -77,7 +76,7 @@ def plan_questions(
     origin = context.origin(decoding.model)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
     if decoding.server is None:
-        plain_model(shape.model)
+        check_engine(shape.model)
         notes: tuple[str, ...] = ()
     else:
         notes = (check_server(decoding.server, tokenizer),)

@@ -22,6 +22,7 @@ from posttrain.stages.files import write_atomically
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.scoring import behind_prompt, mean_scores
+from posttrain.stages.shape import check_one_vocabulary
 
 UNSCORED = "no right answers are given (a column 'answer'): the likelihood of the given responses is measured alone"
 
@@ -29,7 +30,7 @@ UNSCORED = "no right answers are given (a column 'answer'): the likelihood of th
 def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
     """Check models and data; render every prompt and see that an answer fits behind it."""
     if stage.reference is not None:
-        context.origin(stage.reference)
+        check_one_vocabulary(context, stage.model, stage.reference)
     samples = None if context.pending(context.data(stage.data)) else questions(context, stage.data)
     if samples is None or can_be_scored(context, stage.data, samples):
         return Plan(*plan_questions(context, stage, samples))

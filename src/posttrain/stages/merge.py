@@ -9,18 +9,29 @@ from posttrain.recipe import Merge
 from posttrain.stages.context import Context
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
+from posttrain.stages.shape import Shape
 
 
 def plan_merge(context: Context, name: str, stage: Merge) -> Plan:
     """Check the models and their weights."""
-    for model in stage.models:
-        context.origin(model)
+    _check_shapes(context, name, stage)
     weights = stage.weights
     if weights is not None and (len(weights) != len(stage.models) or sum(weights) <= 0):
         raise UserError(
             f"stage '{name}': {len(stage.models)} models need as many 'weights' with a positive sum, found {weights}"
         )
     return Plan({"models": len(stage.models)})
+
+
+def _check_shapes(context: Context, name: str, stage: Merge) -> None:
+    """Raises `UserError` when the models differ in a parameter's name or shape."""
+    first: dict[str, torch.Size] = {}
+    for model in stage.models:
+        shapes = {key: p.shape for key, p in Shape.of(context.origin(model)).model.named_parameters()}
+        first = first or shapes
+        different = sorted(key for key in {*first, *shapes} if first.get(key) != shapes.get(key))
+        if different:
+            raise UserError(f"stage '{name}': '{stage.models[0]}' and '{model}' differ at parameter '{different[0]}'")
 
 
 def run_merge(context: Context, name: str, stage: Merge) -> dict[str, Any]:

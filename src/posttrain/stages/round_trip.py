@@ -8,10 +8,12 @@ from torch import Tensor
 from posttrain.data import Sequence
 from posttrain.data.batch import collate
 from posttrain.data.token_store import EncodedDataset
+from posttrain.errors import UserError
 from posttrain.generation import Prompt, Sampling
 from posttrain.generation.local import LocalEngine
 from posttrain.policy import ModelOptions, Policy
-from posttrain.policy.loading import Dtype
+from posttrain.policy.loading import Dtype, bare_model
+from posttrain.stages.shape import check_engine
 from posttrain.training.ranks import Ranks
 from posttrain.training.sharding import is_sharded
 
@@ -26,34 +28,40 @@ class SavedModelDiffersError(Exception):
 
 @torch.no_grad()
 def check_saved(policy: Policy, folder: Path, dataset: EncodedDataset, ranks: Ranks) -> dict[str, float]:
-    """Largest difference of log-probs on a few training rows between the trained and the reloaded model.
+    """Mean absolute difference of log-probs on a few training rows between the trained and the reloaded model.
 
     Every rank must call this (sharded weights need all of them); the first one loads and compares. Raises
     `SavedModelDiffersError` when the difference is above what rounding explains, or when greedy answers differ although
-    the log-probs are the same to 1e-5. Answers of sharded models are not compared.
+    the log-probs are the same to 1e-5. Answers of sharded models, and of those that the engine does not know, are not
+    compared; nothing is where the second model does not fit into memory.
     """
     if sum(p.numel() for p in policy.model.parameters()) > LARGEST:
         return {}
     policy.model.eval()
     rows = [dataset[index] for index in range(min(ROWS, len(dataset)))]
     trained = policy.scores(collate(rows, layout=policy.layout).to(policy.device)).logprobs
-    return ranks.on_main(lambda: _compare(policy, folder, rows, trained))
+    try:
+        return ranks.on_main(lambda: _compare(policy, folder, rows, trained))
+    except torch.OutOfMemoryError:  # the training is done and saved: no reason to fail
+        return {}
 
 
 def _compare(policy: Policy, folder: Path, rows: list[Sequence], trained: Tensor) -> dict[str, float]:
     dtype = next(policy.model.parameters()).dtype
     half: Dtype = "mixed" if policy.autocast else "bfloat16"
     exact = dtype == torch.float32 and not policy.autocast
-    saved = Policy.load(str(folder), ModelOptions(dtype="float32" if exact else half), policy.device)
+    attention = bare_model(policy.model).config._attn_implementation  # the same kernel rounds alike
+    options = ModelOptions(dtype="float32" if exact else half, attention=attention)
+    saved = Policy.load(str(folder), options, policy.device)
     again = saved.scores(collate(rows, layout=saved.layout).to(policy.device)).logprobs
-    difference = float((trained - again).abs().max())
-    limit = 1e-3 if exact else 0.3
+    difference = float((trained - again).abs().mean())
+    limit = 1e-3 if exact else 0.1
     if not difference <= limit:
         raise SavedModelDiffersError(
             f"the model saved in '{folder}' gives other log-probs than the trained one (difference {difference:.3g}, "
             f"allowed {limit:g}): do not use that folder; the last checkpoint holds the trained weights"
         )
-    if is_sharded(policy):
+    if is_sharded(policy) or not _can_answer(policy):
         return {"reload_difference": difference}
     prompts = [Prompt(row.tokens[: int(row.target.argmax())]) for row in rows]
     sampling = Sampling(max_new_tokens=16, temperature=0.0)
@@ -62,3 +70,11 @@ def _compare(policy: Policy, folder: Path, rows: list[Sequence], trained: Tensor
     if same < len(rows) and difference < 1e-5:
         raise SavedModelDiffersError(f"the model saved in '{folder}' gives other greedy answers than the trained one")
     return {"reload_difference": difference, "reload_same_answers": same / len(rows)}
+
+
+def _can_answer(policy: Policy) -> bool:
+    try:
+        check_engine(policy.model)
+    except UserError:
+        return False
+    return True

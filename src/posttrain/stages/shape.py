@@ -9,10 +9,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.adaptation import adapters
 from posttrain.errors import UserError
-from posttrain.policy import model_path
+from posttrain.generation.readiness import plain_model
+from posttrain.generation.slots import StepMasks
+from posttrain.policy import load_tokenizer, model_path
 from posttrain.policy.loading import context_length
 from posttrain.recipe import Model
 from posttrain.recipe.fields import Piece
+from posttrain.stages.context import Context
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,25 @@ class Shape:
             said = " ".join(str(error).split())
             raise UserError(f"model '{model.path}' cannot be built from its config.json: {said[:250]}") from error
         return cls(shell, sum(p.numel() for p in shell.parameters()), context_length(shell))
+
+
+def check_one_vocabulary(context: Context, name: str, reference: str) -> None:
+    """Raises `UserError` where `reference` reads other tokens than the model `name` that it is compared with."""
+    own, other = (load_tokenizer(context.origin(model).path).get_vocab() for model in (name, reference))
+    if own == other:
+        return
+    differ = sum(own.get(token) != number for token, number in other.items())
+    raise UserError(
+        f"reference '{reference}' has another vocabulary than '{name}' ({len(other):,} and {len(own):,} tokens, of "
+        f"which {differ:,} differ): its scores of the same ids would be of other words; choose one with the same "
+        "tokenizer"
+    )
+
+
+def check_engine(model: Any) -> None:
+    """Raises `UserError` for an architecture that the in-process engine cannot draw answers with."""
+    config = plain_model(model).config.get_text_config(decoder=True)
+    StepMasks(config, torch.float32)
 
 
 def moved_parameters(shape: Shape, adapter: Piece | None) -> int:

@@ -23,7 +23,7 @@ from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.reference_scores import check_cacheable, with_reference
 from posttrain.stages.round_trip import check_saved
-from posttrain.stages.shape import Shape, moved_parameters
+from posttrain.stages.shape import Shape, check_one_vocabulary, moved_parameters
 from posttrain.stages.watching import HELD_OUT, Watcher, check_watch
 from posttrain.terminal import Bar
 from posttrain.training.checkpoints import CheckpointStore
@@ -44,13 +44,15 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
         adapters.options(stage.adapter)
     if stage.reference is not None:
         context.model(stage.reference)
+        if objective.needs_reference:
+            check_one_vocabulary(context, stage.init_from, stage.reference)
     if stage.cache_reference:
         check_cacheable(objective)
     build_optimiser([("check", torch.nn.Parameter(torch.zeros(1)))], stage.optimizer, lr=stage.lr)
     _check_sharding(context, stage)
     origin = context.origin(stage.init_from)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
-    watched = check_watch(context, stage, tokenizer, shape.context)
+    watched = check_watch(context, stage, tokenizer, shape)
     moved = moved_parameters(shape, stage.adapter)
     numbers: dict[str, int | float | str] = {"parameters": shape.parameters}
     if stage.adapter is not None:
@@ -86,12 +88,16 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
         "memory": _memory(context.micro_batch_tokens(stage), stage, origin, shape, objective, moved),
     }
     refused = tuple(f"{count} rows refused: {reason}" for reason, count in report.refused.items())
-    return Plan(numbers, (*refused, *report.notes, *_cautions(stage, origin, moved), *watched, *context.ranks.notes))
+    return Plan(
+        numbers, (*refused, *report.notes, *_cautions(stage, origin, moved, objective), *watched, *context.ranks.notes)
+    )
 
 
-def _cautions(stage: Train, model: Model, moved: int) -> list[str]:
+def _cautions(stage: Train, model: Model, moved: int, objective: Objective) -> list[str]:
     """What seldom goes well, said before it is tried."""
     notes = []
+    if (stage.reference is not None or stage.cache_reference) and not objective.needs_reference:
+        notes.append("the objective asks no reference: 'reference' and 'cache_reference' have no effect")
     if stage.adapter is None and moved > LARGE_MODEL and stage.lr > HIGH_RATE:
         notes.append(f"lr {stage.lr:g} is high for moving all of {moved:,} parameters; 1e-5 is usual, or an adapter")
     if stage.adapter is None and model.dtype == "bfloat16":
@@ -121,6 +127,8 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
     with context.terminal.bar(f"training {name}", steps, "steps") as bar:
         loop = _loop(context, name, stage, policy, objective, _source(context, stage, dataset, rows), steps)
         progress = train(replace(loop, show=_shown_on(bar)))
+    del loop  # Adam's moments and the reference leave room for the second model of the round trip
+    policy.reference = None
     target = context.folder / "models" / name
     _end_turns(policy, rendering)
     state = model_state(policy, keep=context.ranks.is_main)

@@ -13,12 +13,13 @@ from posttrain.stages.asking import can_be_scored, draw, questions, sampling_of
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of, rendering_of
 from posttrain.stages.scoring import mean_scores
+from posttrain.stages.shape import Shape, check_engine
 
 HELD_OUT = "held_out_loss"
 SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "mean_length", "truncated", "format_validity", "errors")
 
 
-def check_watch(context: Context, stage: Train, tokenizer: Any, limit: int) -> tuple[str, ...]:
+def check_watch(context: Context, stage: Train, tokenizer: Any, shape: Shape) -> tuple[str, ...]:
     """Refuse before the start what an evaluation would stumble over: questions, their length, the metric's name.
 
     Returns what the user should know of it.
@@ -32,11 +33,11 @@ def check_watch(context: Context, stage: Train, tokenizer: Any, limit: int) -> t
         samples = questions(context, watch.data, watch.count)
         draws = draws and can_be_scored(context, watch.data, samples)
         if draws:
-            prompts_of(samples, tokenizer, _rendering(stage, limit), watch.max_new_tokens)
+            prompts_of(samples, tokenizer, _rendering(stage, shape.context), watch.max_new_tokens)
         elif watch.generate:
             notes = (f"watch: data '{watch.data}' has no right answers (a column 'answer'): only the held-out loss",)
     if draws:
-        sampling_of(watch, 0)
+        check_engine(shape.model)
     known = (HELD_OUT, *(SHOWN if draws else ()))
     if rule is not None and rule.metric not in known and not (draws and _is_drawn(rule.metric, watch.n)):
         raise UserError(f"early_stopping.metric '{rule.metric}' is not measured here: {nearest(rule.metric, known)}")
