@@ -17,7 +17,7 @@ EDGE, LABELS, VALUES = 18, 172, 84
 """Pixels: the margin, and the columns of names to the left and of means to the right of the plot."""
 
 ROW, LINE, AXIS, GAP = 27, 18, 24, 16
-LETTERS = 80
+LETTERS = 86
 """Characters of a line of text; no font is known where the figure is shown."""
 
 INK, MUTED, RULE, CLAIMED, OTHER = "#1b1d21", "#646a75", "#e1e2e5", "#2767bd", "#646a75"
@@ -110,7 +110,7 @@ def _verdict(claim: ClaimResult, top: float) -> tuple[list[Markup], float]:
     for line in wrap(f"{claim.text}: {claim.verdict}", LETTERS):
         parts.append(_text(EDGE, top + 14, line, VERDICTS[claim.verdict], ' font-weight="600"'))
         top += LINE
-    for line in wrap(claim.sentence, LETTERS + 12):
+    for line in wrap(claim.sentence, LETTERS + 24):
         parts.append(_text(EDGE, top + 12, line, MUTED, ' font-size="11.5"'))
         top += LINE - 2
     return parts, top + 5

@@ -75,7 +75,8 @@ def axis(scale: Scale, text: Callable[[float], str]) -> Markup:
     """The ticks below the rows of a dot-and-whisker plot; at most five, zero among them."""
     found = scale.ticks()
     zero = found.index(0.0)
-    drawn = [value for index, value in enumerate(found) if len(found) < 6 or (index - zero) % 2 == 0]
+    some = [value for index, value in enumerate(found) if len(found) < 6 or (index - zero) % 2 == 0]
+    drawn = [value for value in some if 5 < scale(value) < 95]  # the text of others would stick out
     label = Markup('<text class="tick mid" x="{x:g}%" y="12">{text}</text>')
     ticks = [label.format(x=scale(value), text=text(value) if value else "0") for value in drawn]
     return Markup('<svg class="foot" aria-hidden="true">{}</svg>').format(Markup("").join(ticks))
@@ -91,7 +92,7 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 
 def pareto(points: Sequence[Point], cost: Measure, quality: Measure, start: float | None = None) -> Markup:
-    """Quality against cost of one arm or more; what no other beats in both is filled and joined by the frontier's steps.
+    """Quality against cost of one arm or more; those that no other beats in both are filled and joined by steps.
 
     `start`: the quality before training, a dashed line. Filling goes by the means alone; the lines are intervals.
     """

@@ -15,8 +15,8 @@ from posttrain.comparison.wording import (
     difference_text,
     estimate_span,
     p_text,
+    place,
     settings,
-    stage_title,
     title,
     unit,
     value_text,
@@ -77,7 +77,7 @@ def _content(result: ComparisonResult) -> dict[str, Any]:
         "first": result.arms[0].name if result.arms else "",
         "budget": budget_text(result.budget),
         "findings": _findings(result, quality),
-        "columns": [(title(each), _stage_of(result, each)) for each in main],
+        "columns": [(title(each), place(each, result.measures)) for each in main],
         "tuned": list(dict.fromkeys(key for arm in result.arms for key in arm.tuned)),
         "lines": [_line(result, arm, main) for arm in arms],
         "every": [(each, [_cell(result, arm, each) for arm in arms]) for each in result.measures],
@@ -122,12 +122,6 @@ def _columns(result: ComparisonResult) -> list[Measure]:
     drift = [each for metric in ("kl", "entropy") for each in named.get(metric, ())[:1]]
     tokens = named.get("input_tokens") or named.get("trained_tokens") or []
     return [*_quality(result), *drift, *named.get("seconds", ()), *tokens]
-
-
-def _stage_of(result: ComparisonResult, each: Measure) -> str:
-    """The stage below a column's title, where the title does not tell it."""
-    alone = sum(other.metric == each.metric for other in result.measures) == 1
-    return "" if alone or each.metric == "accuracy" else stage_title(each.stage).lower()
 
 
 def _line(result: ComparisonResult, arm: ArmResult, measures: Iterable[Measure]) -> Line:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from posttrain.comparison.figures import Point, Whisker, axis, pareto, shortened, span, whisker
 from posttrain.comparison.result import ComparisonResult, Contrast, Family, Measure
-from posttrain.comparison.wording import contrast_span, difference_text, title, unit
+from posttrain.comparison.wording import contrast_span, difference_text, place, title, unit
 from posttrain.reporting.formats import measure as metric_text
 from posttrain.reporting.plots import Series, curve, series
 from posttrain.reporting.report import TITLES, Chart
@@ -34,10 +34,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot of one measure. `hint`: which side is better, where one is."""
+    """A plot of one measure. `place`: its stage, where the title does not tell; `hint`: which side is better."""
 
     title: str
-    name: str
+    place: str
     hint: str
     rows: list[Row]
     axis: Markup
@@ -51,7 +51,11 @@ def colours(result: ComparisonResult) -> dict[str, int]:
 def differences(result: ComparisonResult, measures: Iterable[Measure], family: Family) -> list[Panel]:
     """A dot-and-whisker plot of each measure in which some arm differs at all."""
     found = [(each, result.contrasts_of(each.name, family)) for each in measures]
-    return [_panel(each, some, colours(result)) for each, some in found if any(one.estimate for one in some)]
+    return [
+        _panel(each, place(each, result.measures), some, colours(result))
+        for each, some in found
+        if any(one.estimate for one in some)
+    ]
 
 
 def costs(result: ComparisonResult, quality: Iterable[Measure], cost: Measure) -> list[tuple[str, Markup]]:
@@ -89,7 +93,7 @@ def charts(result: ComparisonResult) -> tuple[list[Chart], list[Chart]]:
     return [chart for chart in main if chart.svg], [chart for chart in rest if chart.svg]
 
 
-def _panel(each: Measure, contrasts: Sequence[Contrast], colour: Mapping[str, int]) -> Panel:
+def _panel(each: Measure, stage: str, contrasts: Sequence[Contrast], colour: Mapping[str, int]) -> Panel:
     drawn = [
         Whisker(
             colour.get(found.arm, 1),
@@ -107,7 +111,7 @@ def _panel(each: Measure, contrasts: Sequence[Contrast], colour: Mapping[str, in
         read = f"{found.arm} minus {found.minus}: {text}" + (f", interval {ends}" if ends else "")
         rows.append(Row(found.arm, one.colour, whisker(one, scale, read), text, ends, found.significant))
     better = {True: "right is better", False: "left is better", None: ""}[each.larger_is_better]
-    return Panel(title(each), each.name, better, rows, axis(scale, lambda value: difference_text(each, value)))
+    return Panel(title(each), stage, better, rows, axis(scale, lambda value: difference_text(each, value)))
 
 
 def _chart(
@@ -115,7 +119,7 @@ def _chart(
     logged: Mapping[str, Sequence[Mapping[str, Sequence[float | None]]]],
     name: str,
     along: str,
-    place: str,
+    stage: str,
     watched: bool,
 ) -> Chart:
     held = [column for runs in logged.values() for column in runs if name in column]
@@ -123,7 +127,7 @@ def _chart(
     colour = colours(result)
     found = [_over_seeds(arm, runs, name, along, colour[arm]) for arm, runs in logged.items()]
     lines = [line for line in found if line.y]
-    heading = place + TITLES.get(name, name.replace("_", " ").capitalize()) + (", evaluated" if watched else "")
+    heading = stage + TITLES.get(name, name.replace("_", " ").capitalize()) + (", evaluated" if watched else "")
     last = [metric_text(name, line.y[-1]) for line in lines]
     return Chart(name, curve(name, lines, along.replace("_", " ")), lines, last, heading)
 

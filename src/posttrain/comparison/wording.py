@@ -1,6 +1,6 @@
 """How a comparison's numbers are written: by the unit of the measure, differences with their sign."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.comparison.result import BudgetResult, Contrast, Estimate, Measure
@@ -23,6 +23,12 @@ def title(measure: Measure) -> str:
         return stage_title(measure.stage)
     short = _SHORT.get(measure.metric, measure.label.partition(",")[0])
     return short[0].upper() + short[1:]
+
+
+def place(measure: Measure, among: Sequence[Measure]) -> str:
+    """The stage beside a measure's title, where the title does not tell it from others `among` them; else empty."""
+    alone = sum(other.metric == measure.metric for other in among) == 1
+    return "" if alone or measure.metric == "accuracy" else stage_title(measure.stage).lower()
 
 
 def value_text(measure: Measure, value: float) -> str:
