@@ -103,7 +103,7 @@ class RayTasks:
         self._ray = ray
         if not ray.is_initialized():
             ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
-        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        found: dict[str, float] = ray.cluster_resources()
         self._gpus = 1 if found.get("GPU") else 0
         self.threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 1)
         self.jobs = jobs or max(1, int(found["GPU"] if self._gpus else found.get("CPU", 1) // self.threads))

@@ -129,6 +129,8 @@ def messages(
 def _message(keys: Keys, items: list[tuple[Keys, Any]], content: Any, fields_at: Callable[[Keys], list[str]]) -> str:
     tagged, error = items[0]
     name = ".".join(keys)
+    if not keys:  # of the file as a whole
+        return str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"unknown key '{name}': {suggestion(keys[-1], fields_at(tagged[:-1]))}"
     if tagged[-1] == "[key]":
