@@ -24,6 +24,7 @@ __all__ = [
     "general_points",
     "logic",
     "multiplication",
+    "sokoban",
     "tasks",
     "tool_calls",
     "toolrl",

@@ -35,7 +35,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 """Every tool with its parameters, all of them required."""
 
-OFFERED: dict[Difficulty, int] = {"in": 4, "harder": 8}
+OFFERED: dict[Difficulty, int] = {"in": 3, "harder": 6}
 
 
 class Request(NamedTuple):
@@ -49,7 +49,7 @@ class Request(NamedTuple):
 
 @tasks.register("tool_calls")
 class ToolCallsTask(GeneratedTask[Request]):
-    """Choose one of 4 tools (8 in `harder`) whose names begin alike, and fill in its arguments.
+    """Choose one of 3 tools (6 in `harder`) whose names begin alike, and fill in its arguments.
 
     `digits`: length of the argument `item`, which has to be copied. `mistakes`: share of demonstrations that first make
     a call that fails, get its error, and then call rightly. `match`: what the verifier asks to be right ("call", the
@@ -60,7 +60,7 @@ class ToolCallsTask(GeneratedTask[Request]):
     name = "tool_calls"
     styles = ("call",)
 
-    def __init__(self, *, digits: int = 6, mistakes: float = 0.0, match: Match = "call", part: Part = "any") -> None:
+    def __init__(self, *, digits: int = 4, mistakes: float = 0.0, match: Match = "call", part: Part = "any") -> None:
         super().__init__(part=part)
         if digits < 1:
             raise UserError(f"task 'tool_calls': digits is {digits}; an item has 1 or more")
