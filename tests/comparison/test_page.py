@@ -122,6 +122,21 @@ def test_green_is_better_even_where_less_is_better(example: ComparisonResult, tm
     assert '<b class="failed">' not in page(replace(example, contrasts=faster), tmp_path).source
 
 
+def test_what_all_arms_were_given_alike_is_not_said_of_each(example: ComparisonResult, tmp_path: Path) -> None:
+    arms = [replace(arm, set={"batch_size": 48, "lr": index}) for index, arm in enumerate(example.arms)]
+    text = page(replace(example, arms=arms), tmp_path).text
+    assert "sft lr=1" in text
+    assert "batch_size" not in text
+
+
+def test_intervals_of_shares_end_at_zero_and_one(example: ComparisonResult, tmp_path: Path) -> None:
+    wide = [replace(one, low=-0.27, high=1.87) if one.metric == "test.accuracy" else one for one in example.estimates]
+    made = page(replace(example, estimates=wide), tmp_path)
+    assert "0.0 to 100.0" in made.text
+    assert "to 187.0" not in made.text
+    assert "150 %" not in made.text
+
+
 def test_failed_runs_are_named_with_their_reason(example: ComparisonResult, tmp_path: Path) -> None:
     made = page(example, tmp_path)
     assert "1 run did not finish" in made.text

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from posttrain.comparison.figures import padded, shortened
 from posttrain.comparison.measures import measure
 from posttrain.comparison.result import ClaimResult, ComparisonResult, Estimate, Measure
-from posttrain.comparison.wording import value_text
+from posttrain.comparison.wording import ends, value_text
 from posttrain.reporting.plots import Scale, tick
 
 WIDTH = 700
@@ -65,10 +65,11 @@ def _plot(result: ComparisonResult, name: str, claims: Sequence[ClaimResult], to
     key = f"dots: seeds; lines: means; bars: {100 * result.level:g}\u202f% intervals"
     parts.append(_text(WIDTH - EDGE, top + 11, key, MUTED, ' font-size="11" text-anchor="end"'))
     found = {arm: result.estimate(name, arm) for arm in seeds}
-    ends = [end for one in found.values() if one for end in (one.low, one.high) if end is not None]
+    known = [end for one in found.values() if one for end in ends(each, one) or ()]
     bounds = [bound for claim in claims if claim.minus is None for bound in (claim.at_least, claim.at_most)]
     limits = [bound for bound in bounds if bound is not None]
-    x = padded([*ends, *limits, *(value for numbers in seeds.values() for value in numbers)], LABELS, WIDTH - VALUES)
+    known += [*limits, *(value for numbers in seeds.values() for value in numbers)]
+    x = padded(known, LABELS, WIDTH - VALUES, share=each.unit == "points")
     start, end = top + LINE, top + LINE + ROW * len(seeds)
     for at in x.ticks():
         parts.append(_rule(x(at), start, end, RULE))
@@ -86,9 +87,9 @@ def _row(
 ) -> list[Markup]:
     """One arm: its name, interval, mean and seeds, at the height `y`."""
     parts = [_text(LABELS - 14, y + 4.5, shortened(arm, 20), INK, ' text-anchor="end"')]
-    if found and found.low is not None and found.high is not None:
+    if found and (interval := ends(each, found)):
         bar = '<path d="M{x0:g} {y:g}H{x1:g}" stroke="{c}" stroke-width="7" stroke-linecap="round" opacity="0.25"/>'
-        parts.append(Markup(bar).format(x0=x(found.low), x1=x(found.high), y=y, c=colour))
+        parts.append(Markup(bar).format(x0=x(interval[0]), x1=x(interval[1]), y=y, c=colour))
     mean = found.mean if found else sum(numbers) / len(numbers)
     parts += [_rule(x(mean), y - 8, y + 8, colour, ' stroke-width="3"'), *_dots(numbers, x, y, colour)]
     return [*parts, _text(WIDTH - EDGE, y + 4.5, value_text(each, mean), INK, ' text-anchor="end" font-weight="600"')]

@@ -99,7 +99,7 @@ def pareto(points: Sequence[Point], cost: Measure, quality: Measure, start: floa
     size, time_unit = _time_unit(max(point.x for point in points)) if cost.unit == "s" else (1.0, "")
     known = [end for point in points for end in (point.low, point.high)] + ([] if start is None else [start])
     x = padded([point.x / size for point in points], LEFT + 8, WIDTH - RIGHT, from_zero=True)
-    y = padded(known, HEIGHT - BOTTOM, TOP)
+    y = padded(known, HEIGHT - BOTTOM, TOP, share=quality.unit == "points")
     best = frontier(points)
     steps = "".join(f"{'H' if i else 'M'}{x(p.x / size):g}{'V' if i else ' '}{y(p.y):g}" for i, p in enumerate(best))
     parts = [*_axes(x, y, time_unit, quality), Markup('<path class="frontier" d="{d}"/>').format(d=steps)]
@@ -132,13 +132,17 @@ def shortened(label: str, longest: int = LONGEST) -> str:
     return f"{label[:head]}…{label[len(label) - (longest - head - 1) :]}"
 
 
-def padded(values: Sequence[float], start: float, end: float, from_zero: bool = False) -> Scale:
-    """A scale with room around `values`; a cost's axis starts at zero where that costs less than half the plot."""
+def padded(values: Sequence[float], start: float, end: float, *, from_zero: bool = False, share: bool = False) -> Scale:
+    """A scale with room around `values`; from zero where that costs less than half of it; a share's ends at 0 and 1."""
     low, high = min(values), max(values)
     if from_zero and low <= high * 0.6:
         return Scale(0.0, high * 1.08 or 1.0, start, end)
-    room = (high - low) * 0.12 or abs(high) * 0.1 or 1.0
-    return Scale(low - room, high + room, start, end)
+    room = (high - low) * 0.12 or abs(high) * 0.1 or 0.1
+    return (
+        Scale(max(low - room, 0.0), min(high + room, 1.0), start, end)
+        if share
+        else Scale(low - room, high + room, start, end)
+    )
 
 
 def _time_unit(longest: float) -> tuple[float, str]:

@@ -67,10 +67,10 @@ def write_page(folder: Path) -> Path:
 def _content(result: ComparisonResult) -> dict[str, Any]:
     """Everything that the template names."""
     main = _columns(result)
-    others = [each for each in result.measures if each not in main]
     quality = _quality(result)
     arms = ([result.base] if result.base and result.base.runs else []) + [arm for arm in result.arms if arm.runs]
-    drawn = [each for each in main if each.unit != "tokens"]
+    drawn = [each for each in main if each.unit != "tokens"]  # mostly the same for all, by the budget
+    others = [each for each in result.measures if each not in drawn]
     curves, more_curves = charts(result)
     return {
         "result": result,
@@ -125,8 +125,9 @@ def _columns(result: ComparisonResult) -> list[Measure]:
 
 
 def _line(result: ComparisonResult, arm: ArmResult, measures: Iterable[Measure]) -> Line:
-    start = arm is result.base
-    told = "the start" if start else " ".join(filter(None, (arm.recipe, settings(arm.set))))
+    shared = [arm.set.items() for arm in result.arms] if len(result.arms) > 1 else []
+    own = {key: value for key, value in arm.set.items() if not shared or any((key, value) not in s for s in shared)}
+    told = "the start" if arm is result.base else " ".join(filter(None, (arm.recipe, settings(own))))
     cells = [_cell(result, arm, each) for each in measures]
     return Line(arm.name, colours(result).get(arm.name, 0), told, arm.tuned, len(arm.runs), cells)
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from posttrain.comparison.figures import Point, Whisker, axis, pareto, shortened, span, whisker
 from posttrain.comparison.result import ComparisonResult, Contrast, Family, Measure
-from posttrain.comparison.wording import contrast_span, difference_text, place, title, unit
+from posttrain.comparison.wording import contrast_span, difference_text, ends, place, title, unit
 from posttrain.reporting.formats import measure as metric_text
 from posttrain.reporting.plots import Series, curve, series
 from posttrain.reporting.report import TITLES, Chart
@@ -66,7 +66,7 @@ def costs(result: ComparisonResult, quality: Iterable[Measure], cost: Measure) -
         for arm in result.arms:
             good, dear = result.estimate(each.name, arm.name), result.estimate(cost.name, arm.name)
             if good is not None and dear is not None:
-                low, high = (good.mean if end is None else end for end in (good.low, good.high))
+                low, high = ends(each, good) or (good.mean, good.mean)
                 points.append(Point(arm.name, colour[arm.name], dear.mean, good.mean, low, high))
         start = result.estimate(each.name, "base")
         if len(points) > 1:

@@ -1,5 +1,6 @@
 """How a comparison's numbers are written: by the unit of the measure, differences with their sign."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ def value_text(measure: Measure, value: float) -> str:
         return percent(value)
     if measure.unit == "nats":
         return number(float(f"{value:.3g}"))
+    if measure.unit == "tokens" and value >= 1000:
+        return number(round(value))
     return duration(value) if measure.unit == "s" else number(value)
 
 
@@ -54,11 +57,24 @@ def unit(measure: Measure) -> str:
     return f" {measure.unit}" if measure.unit else ""
 
 
+def ends(measure: Measure, found: Estimate) -> tuple[float, float] | None:
+    """The interval of an estimate, cut to what the measure can be; None where nothing is known about it.
+
+    Student's t of two seeds knows nothing of a share's ends.
+    """
+    if found.low is None or found.high is None:
+        return None
+    least = 0.0 if measure.unit in ("points", "s", "tokens") or measure.metric in ("kl", "entropy") else -math.inf
+    most = 1.0 if measure.unit == "points" else math.inf
+    return max(found.low, least), min(found.high, most)
+
+
 def estimate_span(measure: Measure, found: Estimate) -> str:
     """The interval of an estimate, `59.3 to 89.1`; empty where nothing is known about it, or where it has no width."""
-    if found.low is None or found.high is None or found.low == found.high:
+    both = ends(measure, found)
+    if both is None or both[0] == both[1]:
         return ""
-    return " to ".join(value_text(measure, end).removesuffix("\u202f%") for end in (found.low, found.high))
+    return " to ".join(value_text(measure, end).removesuffix("\u202f%") for end in both)
 
 
 def contrast_span(measure: Measure, found: Contrast) -> str:
