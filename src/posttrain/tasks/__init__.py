@@ -8,6 +8,7 @@ from posttrain.tasks import (
     general_points,
     logic,
     multiplication,
+    sokoban,
     tool_calls,
     toolrl,
     word_problems,

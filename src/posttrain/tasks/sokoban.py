@@ -31,7 +31,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 """What each format calls the moves, in the order of `MOVES`."""
 EXPLAINED = ("numerical", "alphabetical", "random", "words")
 """Formats whose question also says which label is which move."""
-WORDS = """
+_EVERYDAY = """
 apple ball bear bell bird boat book bowl box bread brick bridge brush bus button cake camel camera candle car card
 cat chair cheese clock cloud coat coin corn cow crown cup desk dog door drum duck egg fan farm fish flag flower
 fork fox frog gate glass goat grape hammer hat heart hill horse house jar kite knife ladder lake lamp leaf lemon
@@ -39,7 +39,8 @@ lion lock map milk mirror moon mouse nail nest nose nut onion orange oven owl pa
 pig pillow pipe plane plant plate pond rabbit radio rain ring river road robot rock roof rope rose sail salt sand
 seed sheep ship shirt shoe snow soap sock spoon stamp star stone sun swan table tail tent tiger tower train tree
 truck wall watch water whale wheel window wing wolf yard zebra
-""".split()
+"""
+WORDS = tuple(_EVERYDAY.split())
 """Everyday words, all different."""
 SEARCHED = 20_000
 """States after which a room counts as too hard to keep."""
