@@ -8,6 +8,7 @@ import pytest
 from posttrain.curation import curate, takes_models
 from posttrain.data import Sample, assistant, user
 from posttrain.errors import UserError
+from posttrain.sources import Demonstrations
 
 
 def sample(question: str, answer: str = "1", **scalars: float) -> Sample:
@@ -124,3 +125,10 @@ def test_a_share_of_the_samples_gets_one_anothers_responses(share: float, count:
 def test_who_is_mislabelled_depends_on_the_seed_alone() -> None:
     ids = [{row.id for row in curate({"name": "mislabel", "share": 0.5}, MANY, seed, {})} for seed in (0, 0, 1)]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_who_is_mislabelled_has_nothing_to_do_with_the_order_of_training() -> None:
+    samples = [sample(f"question {n}", f"answer {n}") for n in range(200)]
+    found = curate({"name": "mislabel", "share": 0.5}, samples, 0, {})
+    order = Demonstrations(range(200), 100, 0).indices(0)  # type: ignore[arg-type]
+    assert 35 < sum(found[index].scalars["mislabelled"] for index in order) < 65

@@ -13,6 +13,8 @@ from posttrain.data import Sample, splitting
 from posttrain.errors import UserError
 from posttrain.registry import Registry
 
+_MISLABEL = 0x4D4C  # a train stage's order is drawn from the same seed, and noise must not come first in it
+
 curations: Registry[Callable[..., list[Sample]]] = Registry("curation")
 """Functions `(samples, seed, *, options) -> samples`, applied in the order that a curate stage lists them. One with a
 third parameter `models` is given the models that the stage names."""
@@ -93,7 +95,8 @@ def length(samples: list[Sample], seed: int, *, smallest: int = 1, largest: int 
 def mislabel(samples: list[Sample], seed: int, *, share: Annotated[float, Field(ge=0, le=1)]) -> list[Sample]:
     """Label noise: a `share` of the samples, drawn at random, get one another's responses. The scalar `mislabelled`
     says which (1) and which not (0)."""
-    drawn = np.random.default_rng(seed).permutation(len(samples))[: round(share * len(samples))].tolist()
+    rng = np.random.default_rng([seed, _MISLABEL])
+    drawn = rng.permutation(len(samples))[: round(share * len(samples))].tolist()
     response = {index: samples[other].response for index, other in zip(drawn, drawn[1:] + drawn[:1], strict=True)}
     return [
         replace(
