@@ -1,10 +1,12 @@
 """What a stage saves is what it trained, also where its base is in no folder; and it ends its turns."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from architectures import IM_END, build, tokenizer
+from running import run_quietly, save_tiny, small_recipe
 from transformers import AutoModelForCausalLM
 
 from posttrain.policy import Policy
@@ -72,3 +74,12 @@ def test_mixed_precision_is_the_same_for_scores_and_answers(tmp_path):
     policy = Policy(build("qwen3"), tokenizer(), autocast=True)
     with policy.computing():
         assert policy.model(input_ids=torch.arange(5)[None]).logits.dtype == torch.bfloat16
+
+
+def test_an_adapter_of_a_relative_base_opens_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    train = {"kind": "train", "steps": 1, "adapter": "lora"}
+    run_quietly(small_recipe(Path("model"), Path("run"), {"a": train}))
+    monkeypatch.chdir("/")
+    assert Policy.load(str(tmp_path / "run" / "models" / "a")).context_length == 512

@@ -1,6 +1,5 @@
 """`manifest.json` of a run folder: the recipe, what it ran on, and what became of each stage."""
 
-import fcntl
 import json
 import os
 import platform
@@ -17,6 +16,12 @@ import torch
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, changed_fields, check_recipe, to_yaml
 from posttrain.stages import Context
+from posttrain.stages.files import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("posttrain", "torch", "transformers", "accelerate", "peft", "datasets", "numpy")
 
@@ -90,7 +95,7 @@ class Manifest:
         self.context.ranks.on_main(self._enter)
         self._write()
         if self.context.ranks.is_main:
-            (self.context.folder / "recipe.yaml").write_text(to_yaml(self.context.recipe), encoding="utf-8")
+            write_atomically(self.context, "recipe.yaml", to_yaml(self.context.recipe))
 
     def _enter(self) -> None:
         folder = self.context.folder
@@ -118,14 +123,7 @@ class Manifest:
         if not self.context.ranks.is_main:
             return
         self.content["updated"] = _now()
-        path = self.context.folder / "manifest.json"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name("manifest.json.partial")
-            partial.write_text(json.dumps(self.content, indent=1, ensure_ascii=False), encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
+        write_atomically(self.context, "manifest.json", json.dumps(self.content, indent=1, ensure_ascii=False))
 
 
 def _is_blank(folder: Path) -> bool:
@@ -141,6 +139,8 @@ def _locked(folder: Path) -> TextIO:
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
+    if fcntl is None:
+        return file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -59,8 +58,9 @@ def plan(recipe: Recipe, terminal: Terminal, ranks: Ranks | None = None) -> dict
     Data are tokenised (and cached). Raises `UserError` for the first thing that is wrong.
     """
     context = Context(recipe, ranks or Ranks(), terminal)
-    plans = _plan(context)
-    Manifest.open(context)
+    with terminal.waiting(f"checking {recipe.name}"):
+        plans = _plan(context)
+        Manifest.open(context)
     return plans
 
 
@@ -108,8 +108,9 @@ def run(recipe: Recipe, terminal: Terminal) -> Outcome:
     """
     ranks = Ranks()
     context = Context(recipe, ranks, terminal if ranks.is_main else Terminal(quiet=True))
-    plans = _plan(context)
-    manifest = Manifest.open(context)
+    with context.terminal.waiting(f"checking {recipe.name}"):
+        plans = _plan(context)
+        manifest = Manifest.open(context)
     if ranks.is_main:
         show_plan(context.terminal, recipe, plans)
     manifest.start()
@@ -155,7 +156,7 @@ def _run_stage(context: Context, manifest: Manifest, name: str) -> None:
     entry = manifest.stages[name]
     if entry.get("status") == "finished" and entry.get("fingerprint") == fingerprint:
         _clear_checkpoints(context, name)
-        context.terminal.event("skipped", f"[dim]{escape(name)}: done before, skipped[/dim]", stage=name)
+        context.terminal.event("skipped", Text(f"{name}: done before, skipped", "dim"), stage=name)
         return
     context.journal.begin_stage(name)
     manifest.update(name, status="running", fingerprint=fingerprint)

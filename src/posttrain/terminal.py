@@ -59,9 +59,14 @@ class Terminal:
         self.quiet = quiet
 
     def event(self, name: str, message: RenderableType, **fields: Any) -> None:
-        """Something happened: a sentence (rich's markup or a renderable) for a person, or its fields as JSON."""
+        """Something happened: a sentence or a renderable for a person, or its fields as JSON.
+
+        A sentence is printed as it is: a path may look like rich's markup.
+        """
         if self.interactive:
-            self.console.print(message)
+            self.console.print(
+                Text(message) if isinstance(message, str) else message, soft_wrap=isinstance(message, str)
+            )
         else:
             self.line({"event": name, **fields})
 
@@ -89,7 +94,7 @@ class Terminal:
 
     @contextmanager
     def waiting(self, description: str) -> Iterator[None]:
-        """Something whose end cannot be foreseen is going on; silent off a terminal. Not inside a bar."""
+        """Something whose end cannot be foreseen is going on; silent off a terminal."""
         if not self.interactive:
             yield
             return

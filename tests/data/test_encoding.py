@@ -101,7 +101,8 @@ def test_the_report_counts_every_row(make_tokenizer, tmp_path):
     assert (cut.rows, cut.kept, cut.duplicates, cut.truncated) == (7, 7, 0, 1)
 
 
-def test_a_report_lists_twenty_examples_at_most(make_tokenizer):
+def test_a_report_lists_so_many_examples_at_most(make_tokenizer, monkeypatch):
+    monkeypatch.setattr("posttrain.data.encoding._EXAMPLES", 20)
     samples = [Sample((user(str(number)),), (assistant("sat<|im_end|>"),)) for number in range(30)]
     report = encode([*samples, *_samples(1)], make_tokenizer("chatml"), CHAT, max_refused=1.0).report
     assert report.refused == {"end-of-turn token inside the turn": 30}

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 1000
 _BATCH_CHARACTERS = 1 << 20  # the tokenizer's working memory is a hundred times the text
-_EXAMPLES = 20
+_EXAMPLES = 1000
 
 _REMEDIES = {
     PREFIX_CHANGES: "give the tokenizer a chat template that writes every turn the same way whatever follows it, set "

@@ -49,7 +49,7 @@ class Example:
 
 @dataclass
 class Report:
-    """What became of the rows. `refused` counts by reason; `examples` holds the first 20 of each reason.
+    """What became of the rows. `refused` counts by reason; `examples` holds the first 1,000 of each reason.
 
     `kept` counts samples (a preference pair is one); `tokens` and `trained_tokens` count over all their sequences.
     """

@@ -27,6 +27,10 @@ _WINDOW = 8
 """Tokens decoded before a piece of text, so that it reads as it does behind them (leading spaces, split characters)."""
 
 
+EXAMPLES = 20
+"""Refused rows that are shown of each reason."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """Neighbouring tokens of a kind: their `text`, whether they are `trained`, whether each is a `special` token."""
@@ -76,7 +80,7 @@ class Inspection:
         head = {"event": "inspection", "stage": self.stage, "kind": self.kind, "data": self.data}
         yield {**head, **self.numbers, "notes": self.notes, "warnings": self.warnings}
         for reason, count in self.refused.items():
-            rows = [asdict(example) for example in self.examples.get(reason, [])]
+            rows = [asdict(example) for example in self.examples.get(reason, [])[:EXAMPLES]]
             yield {"event": "refused", "reason": reason, "rows": count, "examples": rows}
         for sample in self.samples:
             yield {"event": "sample", **asdict(sample)}

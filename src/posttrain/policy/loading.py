@@ -84,6 +84,8 @@ def load_model(name: str, options: ModelOptions, device: torch.device | None = N
     path = model_path(name, with_weights=not is_random)
     if _is_adapter(path) and not is_random:
         return _load_adapter(name, path, options, device)
+    if Path(path).is_dir():
+        path = str(Path(path).resolve())  # an adapter's folder will name it, and may be opened from elsewhere
     load = _random_model if is_random else _pretrained_model
     try:
         model = load(path, options)

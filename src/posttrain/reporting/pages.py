@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from posttrain.errors import UserError
 from posttrain.reporting import formats
 
 
@@ -26,8 +27,14 @@ def render(name: str, content: dict[str, Any], package: str = "posttrain.reporti
 
 
 def write(page: str, path: Path) -> Path:
-    """Write `page` to `path` in one go, so that a reader never meets half of one; returns `path`."""
+    """Write `page` to `path` in one go, so that a reader never meets half of one; returns `path`.
+
+    Raises `UserError` when it cannot be written.
+    """
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(f"cannot write the page '{path}': {error.strerror or error}") from error
     return path

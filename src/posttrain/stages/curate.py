@@ -50,8 +50,10 @@ def _curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
     models = {model: AskedModel(context, stage, model) for model in stage.models}
     counts: dict[str, int] = {}
     for place, step in enumerate(stage.steps):
-        samples = curate(step, samples, context.recipe.seed, models)
-        counts[f"after_{place + 1}_{curations.options(step)[0]}"] = len(samples)
+        kind = curations.options(step)[0]
+        with context.terminal.waiting(f"curating {name}: {kind}"):
+            samples = curate(step, samples, context.recipe.seed, models)
+        counts[f"after_{place + 1}_{kind}"] = len(samples)
     if not samples:
         raise UserError(f"stage '{name}' left no sample; counts after each step: {counts}")
     text = "".join(json.dumps(sample.to_json(), ensure_ascii=False) + "\n" for sample in samples)

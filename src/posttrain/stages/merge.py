@@ -36,7 +36,8 @@ def _check_shapes(context: Context, name: str, stage: Merge) -> None:
 
 def run_merge(context: Context, name: str, stage: Merge) -> dict[str, Any]:
     """Average in float32, parameter by parameter, and save. Raises `UserError` when the models' shapes differ."""
-    context.ranks.on_main(lambda: _merge(context, name, stage))
+    with context.terminal.waiting(f"merging {name}"):
+        context.ranks.on_main(lambda: _merge(context, name, stage))
     return {"models": len(stage.models)}
 
 

@@ -1,8 +1,10 @@
 """The train stage: a model, a data set and an objective become a better model."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from posttrain.sources import Demonstrations, Transformed, build_transform
 from posttrain.sources.demonstrations import Dataset
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import encoded, rendering_of
+from posttrain.stages.files import write_atomically
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.reference_scores import check_cacheable, with_reference
@@ -133,7 +136,21 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
     _end_turns(policy, rendering)
     state = model_state(policy, keep=context.ranks.is_main)
     context.ranks.on_main(lambda: policy.save(target, state_dict=state))
-    return _summary(progress, dataset) | check_saved(policy, target, dataset, context.ranks)
+    _list_refused(context, name, dataset)
+    with context.terminal.waiting(f"reading {name} again"):
+        return _summary(progress, dataset) | check_saved(policy, target, dataset, context.ranks)
+
+
+def _list_refused(context: Context, name: str, dataset: EncodedDataset) -> None:
+    """The rows that could not be trained on, with their numbers and reasons, in `refused/<stage>.jsonl`."""
+    rows = [
+        {"row": example.row, "reason": reason, "detail": example.detail, "sample_id": example.id}
+        for reason, examples in dataset.report.examples.items()
+        for example in examples
+    ]
+    if rows and context.ranks.is_main:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sorted(rows, key=itemgetter("row")))
+        write_atomically(context, f"refused/{name}.jsonl", text)
 
 
 def _end_turns(policy: Policy, rendering: Rendering) -> None:

@@ -71,6 +71,10 @@ class Watcher:
 
         All ranks run the same passes for the held-out loss (which sharded weights need); the first one draws answers.
         """
+        with self.context.terminal.waiting(f"evaluating after step {step}"):
+            return self._measured(step)
+
+    def _measured(self, step: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
         if self.held_out:
             found = mean_scores(self.policy, self.held_out, (), self.context.micro_batch_tokens(self.stage))
