@@ -30,6 +30,7 @@ SPECS = [
     "sft_entropy",
     "gem",
     "poft",
+    {"name": "glow", "beta": 0.1},
     "ift",
     {"name": "ift", "mix": 0.5, "side": "earlier", "embeddings": "trained", "prediction_temperature": 0.7},
     {"name": "distillation", "divergence": "jsd", "temperature": 2.0},
@@ -37,7 +38,9 @@ SPECS = [
     [{"name": "otr", "draws": 4, "embedding_noise": 5.0}, {"name": "dft", "origins": ["rollout"], "weight": 0.3}],
 ]
 STEP = [
-    replace(sequence, scalars={"negative": float(row % 2), "reference_score": -1.0 - row})
+    replace(
+        sequence, scalars={"negative": float(row % 2), "reference_score": -1.0 - row, "previous_loss": 2.0 * row + 1}
+    )
     for row, sequence in enumerate(random_step(1, [30, 3, 17, 9, 1, 12]))
 ]
 CUTS = [[[i] for i in range(6)], [[5, 2, 4], [1], [0, 3]]]
@@ -62,7 +65,7 @@ def gradient(policy: Policy, spec: Any, cut: list[list[int]], layout: Layout, se
     for part in cut:
         chosen: list[Sequence] = [STEP[i] for i in part]
         batch = objective.attach(collate(chosen, pad_id=258, layout=layout), chosen, [rows[i] for i in part])
-        objective.loss(policy, replace(batch, step=Step(seed=seed))).value.backward()  # type: ignore[no-untyped-call]
+        objective.loss(policy, replace(batch, step=Step(seed=seed, epoch=1.5))).value.backward()  # type: ignore[no-untyped-call]
     return torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
 
 
