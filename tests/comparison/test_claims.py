@@ -1,0 +1,89 @@
+"""Claims: the decision rule, and the file that they are kept in."""
+
+import json
+from pathlib import Path
+
+import pytest
+from made_up import example
+from typer.testing import CliRunner
+
+from posttrain.cli import app
+from posttrain.comparison.claims import decided, read_claims, write_claims
+from posttrain.comparison.result import ArmResult, ArmRun, ClaimResult
+from posttrain.comparison.spec import Claim
+from posttrain.errors import UserError
+
+
+def arm(name: str, numbers: list[float]) -> ArmResult:
+    runs = [ArmRun(seed, "", 1.0, {"train.seconds": number}) for seed, number in enumerate(numbers)]
+    return ArmResult(name, "sft", "", {}, {}, {}, runs)
+
+
+def verdict(numbers: list[float], *, minus: list[float] | None = None, **rule: float) -> ClaimResult:
+    arms = {"a": arm("a", numbers)} | ({"b": arm("b", minus)} if minus is not None else {})
+    claim = Claim(text="t", metric="train.seconds", of="a", minus=None if minus is None else "b", **rule)
+    return decided([claim], arms)[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({"at_least": 5.0}, "supported"),
+        ({"at_least": 15.0}, "not supported"),
+        ({"at_least": 10.0}, "inconclusive"),
+        ({"at_most": 15.0}, "supported"),
+        ({"at_most": 5.0}, "not supported"),
+        ({"at_most": 10.0}, "inconclusive"),
+    ],
+)
+def test_the_whole_interval_decides(rule: dict[str, float], expected: str) -> None:
+    assert verdict([9.9, 10.0, 10.1], **rule).verdict == expected
+
+
+def test_a_difference_is_decided_by_its_own_interval() -> None:
+    found = verdict([11.0, 12.1, 12.9], minus=[1.0, 2.0, 3.0], at_least=9.0)
+    assert found.verdict == "supported"
+    assert found.effect == pytest.approx(10.0)
+    assert found.arms == {"a": [11.0, 12.1, 12.9], "b": [1.0, 2.0, 3.0]}
+
+
+def test_one_seed_decides_nothing_about_a_cost() -> None:
+    found = verdict([10.0], at_least=0.0)
+    assert (found.verdict, found.interval) == ("inconclusive", [None, None])
+
+
+def test_an_arm_without_a_finished_run_leaves_the_claim_open() -> None:
+    claim = Claim(text="t", metric="train.seconds", of="a", minus="gone", at_least=0.0)
+    found = decided([claim], {"a": arm("a", [1.0, 2.0])})[0]
+    assert (found.verdict, found.effect) == ("inconclusive", None)
+    assert "no finished run has train.seconds of a minus gone" in found.sentence
+
+
+def test_a_claim_file_holds_what_the_catalogue_and_the_figure_need(tmp_path: Path) -> None:
+    path = write_claims(example(problems=4), tmp_path)
+    content = json.loads(path.read_text())
+    assert path.name == "36-asft.json"
+    assert {"text", "metric", "seeds", "arms", "effect", "interval", "verdict"} <= set(content["claims"][0])
+    assert content["comparison"]["arms"]
+    assert "2 supported" not in CliRunner().invoke(app, ["methods", "--claims", str(tmp_path)]).stdout
+    assert (
+        "1 supported, 1 not supported, 1 inconclusive"
+        in CliRunner().invoke(app, ["methods", "--claims", str(tmp_path), "--json"]).stdout
+    )
+
+
+def test_all_claims_are_shown_as_one_table(tmp_path: Path) -> None:
+    write_claims(example(problems=4), tmp_path)
+    shown = CliRunner().invoke(app, ["claim", "show", "--claims", str(tmp_path)])
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [(row["name"], row["verdict"]) for row in rows] == [
+        ("36-asft", "supported"),
+        ("36-asft", "inconclusive"),
+        ("36-asft", "not supported"),
+    ]
+
+
+def test_a_file_that_holds_no_claims_is_named(tmp_path: Path) -> None:
+    (tmp_path / "36-asft.json").write_text("{}")
+    with pytest.raises(UserError, match=r"36-asft\.json' is no file of claims"):
+        read_claims(tmp_path)
