@@ -93,8 +93,10 @@ def length(samples: list[Sample], seed: int, *, smallest: int = 1, largest: int 
 
 @curations.register("mislabel")
 def mislabel(samples: list[Sample], seed: int, *, share: Annotated[float, Field(ge=0, le=1)]) -> list[Sample]:
-    """Label noise: a `share` of the samples, drawn at random, get one another's responses. The scalar `mislabelled`
-    says which (1) and which not (0)."""
+    """Label noise: a `share` of the samples, drawn at random, get one another's responses.
+
+    The scalar `mislabelled` says which (1) and which not (0).
+    """
     rng = np.random.default_rng([seed, _MISLABEL])
     drawn = rng.permutation(len(samples))[: round(share * len(samples))].tolist()
     response = {index: samples[other].response for index, other in zip(drawn, drawn[1:] + drawn[:1], strict=True)}

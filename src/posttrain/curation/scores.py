@@ -40,8 +40,9 @@ def top(
     count: Annotated[int, Field(ge=1)] | None = None,
     lowest: bool = False,
 ) -> list[Sample]:
-    """Keep the `share` (or `count`) of samples whose scalar `by` is greatest, in their old order; equal ones as they
-    come. `lowest` keeps the other end. Raises `UserError` where a sample has no such scalar.
+    """Keep the `share` (or `count`) of samples whose scalar `by` is greatest, in their old order.
+
+    Of equal ones the first. `lowest` keeps the other end. Raises `UserError` where a sample has no such scalar.
     """
     if (share is None) == (count is None):
         raise UserError("curation 'top': give either 'share' or 'count'")
