@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy  # its parts are imported when they are asked for
 
 Array = npt.NDArray[np.float64]
 RESAMPLES = 10_000
@@ -59,7 +59,7 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     """Interval of a share, `successes` of `n` (Wilson 1927, score interval without continuity correction)."""
     if n < 1:
         raise ValueError("the share of no trials at all has no interval")
-    low, high = stats.binomtest(int(successes), int(n)).proportion_ci(confidence_level=level, method="wilson")
+    low, high = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(confidence_level=level, method="wilson")
     return Interval(successes / n, float(low), float(high), level)
 
 
@@ -151,7 +151,7 @@ def hierarchical_difference(
     crossed = _is_crossed(rows)
     x, y = (np.mean(side, axis=0) if crossed else np.concatenate(side) for side in (rows_a, rows_b))
     if error > 0:
-        p_value, test = 2 * float(stats.t.sf(abs(interval.estimate) / error, freedom)), "hierarchical t"
+        p_value, test = 2 * float(scipy.stats.t.sf(abs(interval.estimate) / error, freedom)), "hierarchical t"
     else:  # all differences are the same: a t-value would claim certainty even of two of them
         p_value, test = _sign_flips(y - x, rng, resamples), "sign-flip permutation"
     return Difference(interval, p_value, test, cohens_d(x, y), len(x), len(rows))
@@ -183,7 +183,7 @@ def cohens_d(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 def cliffs_delta(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """P(b > a) - P(b < a) over all pairs, -1 to 1 (Cliff 1993)."""
     x, y = _checked(a, dimensions=1), _checked(b, dimensions=1)
-    ranks = stats.rankdata(np.concatenate([y, x]))
+    ranks = scipy.stats.rankdata(np.concatenate([y, x]))
     u = float(ranks[: len(y)].sum()) - len(y) * (len(y) + 1) / 2
     return 2 * u / (len(x) * len(y)) - 1
 
@@ -227,7 +227,7 @@ def _bootstrap(
     error, drawn_error, freedom = _one_way_error(table[0]) if len(table) == 1 else _two_way_error(table)
     drawn = np.quantile(_resampled_means(table, rng, resamples), [(1 - level) / 2, (1 + level) / 2])
     tail = (1 + level) / 2
-    stretch = error / drawn_error * float(stats.t.ppf(tail, freedom) / stats.norm.ppf(tail))
+    stretch = error / drawn_error * float(scipy.stats.t.ppf(tail, freedom) / scipy.stats.norm.ppf(tail))
     low, high = mean + stretch * (drawn - mean)
     return Interval(mean, float(low), float(high), level), error, freedom
 
@@ -274,14 +274,14 @@ def _resampled_means(table: Array, rng: np.random.Generator, resamples: int) -> 
 
 def _mcnemar(a: Array, b: Array) -> float:
     gained, lost = int((b > a).sum()), int((b < a).sum())
-    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return float(scipy.stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def _sign_flips(differences: Array, rng: np.random.Generator, resamples: int) -> float:
     moved = differences[differences != 0]  # flipping a zero changes nothing: without them more cases are exact
     if len(moved) < 2:
         return 1.0  # both signs of one are as extreme
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (moved,),
         lambda x, axis: np.mean(x, axis=axis),
         permutation_type="samples",

@@ -6,13 +6,17 @@ import yaml
 
 from posttrain.errors import UserError
 
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where it is there: ten times as fast."""
+
 
 def load_yaml(text: str, where: str) -> Any:
     """The content of a YAML text. Raises `UserError` with `where`, the line and what to do."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
         _refuse_repeated_keys(node, where)
-        return yaml.safe_load(text)
+        return None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{where}:{mark.line + 1}" if mark else where

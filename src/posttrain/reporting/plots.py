@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.ticker import LogLocator, MaxNLocator
 
 from posttrain.reporting.formats import measure, number
 
@@ -82,6 +81,8 @@ class Scale:
 
     def ticks(self, whole: bool = False) -> list[float]:
         """Round values inside the scale, about five of them."""
+        from matplotlib.ticker import LogLocator, MaxNLocator  # slow to import, and needed for a page alone
+
         if not self.log:
             found = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(self.low, self.high)
         else:
