@@ -62,7 +62,7 @@ def difference(arm: ArmResult, minus: ArmResult, each: Measure) -> Difference | 
     if not pairs:
         return None
     rng = np.random.default_rng(0)  # the same interval for the same runs, whatever else is compared
-    if each.has_problems:
+    if _has_shares(each, (run for pair in pairs for run in pair)):
         ours, theirs = _tables(pairs, each.stage)
         if not ours[0]:
             return None
@@ -82,7 +82,7 @@ def value(arm: ArmResult, each: Measure) -> Interval | None:
     if not runs:
         return None
     rng = np.random.default_rng(0)
-    if each.has_problems:
+    if _has_shares(each, runs):
         table, _ = _tables([(run, run) for run in runs], each.stage)
         if not table[0]:
             return None
@@ -94,6 +94,10 @@ def sentences(found: Sequence[Contrast], measures: Sequence[Measure]) -> list[st
     """What a reader wants to know first: quality and drift of each arm against the first, then its time."""
     told = [each.name for each in measures if each.metric in ("accuracy", "kl", "seconds") or "@" in each.metric]
     return [each.sentence for each in found if each.family == "first" and each.metric in told]
+
+
+def _has_shares(each: Measure, runs: Iterable[ArmRun]) -> bool:
+    return each.has_problems and all(each.stage in run.shares for run in runs)
 
 
 def _of_shares(interval: Interval, problems: int, least: float) -> Interval:

@@ -88,8 +88,9 @@ class Board:
     def _left(self) -> str:
         if not self._spent or not self._running:
             return ""
-        rounds = (self._total - self._done) / len(self._running)
-        return f"about {duration(rounds * sum(self._spent) / len(self._spent))} left"
+        mean, now = sum(self._spent) / len(self._spent), time.monotonic()
+        behind = sum(min(now - started, mean) for _, started in self._running.values())
+        return f"about {duration((mean * (self._total - self._done) - behind) / len(self._running))} left"
 
     def _event(self, job: Job, status: str, message: Any = "", **fields: Any) -> None:
         row = {"arm": job.arm, "seed": job.seed, "kind": job.kind, "set": dict(job.set), "status": status}
