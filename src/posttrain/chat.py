@@ -81,7 +81,8 @@ class Conversation:
         unread = torch.as_tensor(prompt, dtype=torch.int64, device=self.policy.device)[None]
         self.finish_reason = "length"
         for _ in range(min(self.sampling.max_new_tokens, self.policy.context_length - len(prompt))):
-            logits = model(input_ids=unread, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            with self.policy.computing():
+                logits = model(input_ids=unread, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
             uniform = torch.tensor([uniforms.random()], device=logits.device, dtype=torch.float32)
             unread = draw(logits, uniform, self.sampling)[0][:, None]
             token = int(unread)

@@ -35,6 +35,9 @@ ModelName = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="JSON lines, also on a terminal.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "mixed"], typer.Option(help="How the model is held; bfloat16 takes half the memory.")
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]
 
 
@@ -113,12 +116,16 @@ def evaluate(
     n: Annotated[int, typer.Option(min=1, help="Answers to each problem.")] = 1,
     temperature: Temperature = 0.0,
     max_new_tokens: MaxNewTokens = 256,
+    dtype: Dtype = "float32",
     template: Annotated[Literal["chat", "none"], typer.Option(help="'none': plain text, for base models.")] = "chat",
     seed: Annotated[int, typer.Option(help="Of the problems and the draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: one for each setting, in runs/eval.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Draw a model's answers to the problems of a task or a file, and score them."""
+    """Draw a model's answers to the problems of a task or a file, and score them.
+
+    Of a file without right answers it measures how likely the model finds the responses (perplexity).
+    """
     terminal = Terminal(json_output=json_output)
     quiet_libraries(terminal)
     from posttrain.recipe.evaluation import evaluation_recipe
@@ -135,6 +142,7 @@ def evaluate(
         difficulty=difficulty,
         seed=seed,
         out=str(out) if out else None,
+        dtype=dtype,
         n=n,
         temperature=temperature,
         max_new_tokens=max_new_tokens,
@@ -152,6 +160,7 @@ def chat(
     model: ModelName,
     temperature: Temperature = 0.0,
     max_new_tokens: MaxNewTokens = 512,
+    dtype: Dtype = "float32",
     system: Annotated[str | None, typer.Option(help="The system's turn.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     json_output: Json = False,
@@ -161,10 +170,13 @@ def chat(
     quiet_libraries(terminal)
     from posttrain.chat import Conversation, converse
     from posttrain.generation import Sampling
-    from posttrain.policy import Policy
+    from posttrain.policy import ModelOptions, Policy
+    from posttrain.training.ranks import Ranks
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    converse(Conversation(Policy.load(model), sampling, system), terminal)
+    with terminal.waiting(f"loading {model}"):
+        policy = Policy.load(model, ModelOptions(dtype=dtype), Ranks().device)
+    converse(Conversation(policy, sampling, system), terminal)
 
 
 @app.command()

@@ -289,3 +289,13 @@ def test_answers_that_are_labelled_by_chosen_are_single_answers(make_tokenizer, 
     dataset = encode(samples, make_tokenizer("chatml"), CHAT, tmp_path, pairs=True)
     assert not dataset.pairs
     assert [sequence.scalars for sequence in dataset] == [{"chosen": 0.0}, {"chosen": 1.0}, {"chosen": 0.0}]
+
+
+def test_the_last_trained_tokens_are_those_of_every_turn_across_windows(make_tokenizer, monkeypatch):
+    monkeypatch.setattr("posttrain.data.token_store._WINDOW", 2)
+    dataset = encode(_samples(5), make_tokenizer("chatml"), CHAT)
+    expected = []
+    for sequence in dataset:
+        trained = [*sequence.target.tolist(), False]
+        expected += [sequence.tokens[at] for at in range(len(sequence)) if trained[at] and not trained[at + 1]]
+    assert np.concatenate(list(dataset.last_trained_tokens())).tolist() == expected

@@ -34,6 +34,7 @@ _INDEX = {
     "ids": np.dtype("S16"),
     "scalars": np.dtype(np.float32),
 }
+_WINDOW = 2**14
 _UNFINISHED = ".unfinished-"
 _DAY = 24 * 3600
 
@@ -118,6 +119,16 @@ class EncodedDataset:
         sides = {row - row % 2 + side for row in first for side in (0, 1)}
         rows = sorted(sides if self.pairs else set(first))
         return [self[row] for row in rows]
+
+    def last_trained_tokens(self) -> Iterator[npt.NDArray[np.int32]]:
+        """The last token of every run of trained tokens (a turn's end), some thousand sequences at a time."""
+        for start in range(0, len(self), _WINDOW):
+            offsets = self._offsets[start : start + _WINDOW + 1]
+            part = slice(int(offsets[0]), int(offsets[-1]))
+            target = self._flat["target"][part]
+            goes_on = np.append(target[1:], False)
+            goes_on[offsets[1:] - offsets[0] - 1] = False  # no run goes on into the next sequence
+            yield self._flat["tokens"][part][target & ~goes_on]
 
     def __iter__(self) -> Iterator[Sequence]:
         return (self[index] for index in range(len(self)))

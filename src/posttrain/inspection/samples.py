@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from posttrain.data import Sequence
 from posttrain.data.rendering import OVERLONG, Rendering, render_prompt, turn_end_tokens
@@ -124,13 +123,11 @@ def _inspect_training(context: Context, name: str, stage: Train, count: int) -> 
     dataset = encoded(context, stage.data, tokenizer, rendering, pairs=pairs, max_refused=1.0)
     report = dataset.report
     ends = turn_end_tokens(tokenizer, rendering)
-    with context.terminal.bar("checking the ends of turns", len(dataset), "rows") as bar:
+    with context.terminal.waiting("checking the ends of turns"):
         turns, ended = 0, 0
-        for sequence in dataset:
-            last = _last_of_turns(sequence)
+        for last in dataset.last_trained_tokens():
             turns += len(last)
-            ended += sum(int(token) in ends for token in sequence.tokens[last])
-            bar.advance()
+            ended += int(np.isin(last, list(ends)).sum())
     longest = int(dataset.lengths.argmax())
     numbers: dict[str, int | float | str] = {
         "rows": report.rows,
@@ -173,12 +170,6 @@ def _warnings(dataset: EncodedDataset, not_ended: int, max_refused: float) -> tu
         share = refused / report.rows
         found.append(f"{share:.1%} of the rows are refused; a run stops above {max_refused:.1%} (max_refused)")
     return tuple(found)
-
-
-def _last_of_turns(sequence: Sequence) -> npt.NDArray[np.int64]:
-    """Positions of the last trained token of every run of trained tokens."""
-    following = np.append(sequence.target[1:], False)
-    return np.flatnonzero(sequence.target & ~following)
 
 
 # --- a stage that asks questions --------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ def evaluation_recipe(
     difficulty: str = "in",
     seed: int = 0,
     out: str | None = None,
+    dtype: str = "float32",
     **decoding: Any,
 ) -> Recipe:
     """The recipe that asks `model` the problems of a task, or of a file at `path`, and scores the answers.
@@ -46,8 +47,8 @@ def evaluation_recipe(
         "description": f"{model} on {task or path}",
         "seed": seed,
         "out": out,
-        "model": {"path": model},
-        "models": {name: {"path": model}},
+        "model": {"path": model, "dtype": dtype},
+        "models": {name: {"path": model, "dtype": dtype}},
         "data": {asked: data},
         "stages": {STAGE: {"kind": "evaluate", "model": name, "data": asked, **decoding}},
     }

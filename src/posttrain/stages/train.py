@@ -110,21 +110,25 @@ def _cautions(stage: Train, model: Model, moved: int, objective: Objective) -> l
 
 def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
     """Train, save, and compare what was saved with what was trained. Returns the stage's summary."""
-    policy = load_policy(context, stage.init_from)
+    sharded = _is_sharded(context, stage)
+    # Cut block by block on their way to the GPUs, so that no one of them ever holds all the weights.
+    policy = load_policy(context, stage.init_from, torch.device("cpu") if sharded else None)
     objective = build_objective(stage.objective)
     rendering = rendering_of(stage, policy.model)
     dataset = encoded(context, stage.data, policy.tokenizer, rendering, pairs=objective.needs_pairs)
     rows: Dataset = dataset
     if objective.needs_reference and stage.cache_reference:
-        reference = policy if stage.reference is None else load_policy(context, stage.reference)
-        rows = with_reference(context, stage, reference, dataset)
+        named = stage.reference or (stage.init_from if sharded else None)
+        rows = with_reference(context, stage, load_policy(context, named) if named else policy, dataset)
     elif objective.needs_reference:
         _set_reference(context, policy, stage)
     if stage.adapter is not None:
         policy = _adapted(policy, stage, context.recipe.seed)
         if objective.needs_reference and not stage.cache_reference and stage.reference is None:
             policy.keep_reference()
-    if _is_sharded(context, stage):
+    if sharded:
+        if policy.reference is not None and policy.reference.model is not policy.model:
+            policy.reference.model.to(context.ranks.device)
         shard(policy, context.ranks)
     steps = stage.steps or _source(context, stage, dataset).steps
     with context.terminal.bar(f"training {name}", steps, "steps") as bar:
