@@ -217,6 +217,12 @@ def test_the_question_asks_for_one_step_in_another_way_than_for_a_solution() -> 
     assert first.prompt_id != CLIPS.prompt_id
 
 
+def test_a_response_may_be_written_in_a_form_of_its_own() -> None:
+    assert response(CLIPS, form="expression", written="<plan>{step}</plan>") == "<plan>48/2</plan>"
+    with pytest.raises(UserError, match="'<plan>' has no place for the {step}"):
+        reduced([CLIPS], written="<plan>")
+
+
 def test_numbers_take_along_the_words_behind_them_only_where_they_are_one_and_named_once() -> None:
     step = WorkedStep(("3", "1200", "7"), ("multiply", "add"), "3*1200+7", "3607")
     question = "There are 3 red boxes of 1,200 nuts, 7 of these and 7 of those."

@@ -34,7 +34,7 @@ def test_it_trains_on_first_steps_and_is_asked_for_whole_solutions(out: Path) ->
     steps = rows(out, "data/first_steps")
     assert len(steps) == 12
     for row in steps:
-        assert re.fullmatch(r"\d+[-+*/]\d+", row["response"][0]["content"])
+        assert re.fullmatch(r"<plan>\d+[-+*/]\d+</plan>", row["response"][0]["content"])
         assert row["prompt"][0]["content"].endswith("\nFirst step?")
     assert manifest(out)["stages"]["first_steps"]["summary"]["after_1_first_step"] == 12
     first = next(row for row in metrics(out) if row["kind"] == "train")

@@ -33,6 +33,7 @@ def first_step(
     form: Form = "plan",
     step: Which = "first",
     instruction: str | None = None,
+    written: str = "{step}",
     linked: bool = True,
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.05,
 ) -> list[Sample]:
@@ -49,17 +50,23 @@ def first_step(
     - `form`: `plan` (words), `expression` (`48/2`), or both (`plan_expression`).
     - `step`: controls: the last or a random step instead. The steps before it, with their results, stand in the prompt.
     - `instruction`: the line put behind the question; null: "Give only the first step: ..." ("next" for controls).
+    - `written`: how the response says the step. A form that no whole solution has, such as `<plan>{step}</plan>`, keeps
+      small models from stopping behind the first expression of a solution, too.
     - `linked`: in plans, a number that stands in the question once takes along the words that follow it there.
 
     A solution without a readable step is left out. More than the share `max_refused` of these raises `UserError` that
     counts them and lists the first; nothing else is put in their place.
     """
+    if "{step}" not in written:
+        raise UserError(f"curation 'first_step', option 'written': {written!r} has no place for the {{step}}")
     asked = _instruction(step, form) if instruction is None else instruction
     kept, refused = [], []
     for sample in samples:
         steps = worked_steps(sample.response_text, reading)
         if steps:
-            kept.append(_reduced(sample, steps, _place(sample, seed, len(steps), step), form, asked, linked))
+            place = _place(sample, seed, len(steps), step)
+            text = written.replace("{step}", _text(steps[place], form, sample.prompt_text if linked else ""))
+            kept.append(_reduced(sample, steps, place, text, asked))
         else:
             refused.append(sample)
     if len(refused) > max_refused * len(samples):
@@ -75,11 +82,13 @@ def plan(step: WorkedStep, question: str = "") -> str:
     return f"use {', '.join(most)} and {last}; operation{several} {', '.join(step.operations)}"
 
 
-def _reduced(sample: Sample, steps: list[WorkedStep], place: int, form: Form, instruction: str, linked: bool) -> Sample:
-    chosen, question = steps[place], sample.prompt[-1]
-    text = "" if form == "expression" else plan(chosen, sample.prompt_text if linked else "")
-    if form != "plan":
-        text = f"{text}: {chosen.expression}" if text else chosen.expression
+def _text(step: WorkedStep, form: Form, question: str) -> str:
+    words = plan(step, question)
+    return {"plan": words, "expression": step.expression, "plan_expression": f"{words}: {step.expression}"}[form]
+
+
+def _reduced(sample: Sample, steps: list[WorkedStep], place: int, text: str, instruction: str) -> Sample:
+    question = sample.prompt[-1]
     done = [f"{before.expression}={before.value}" for before in steps[:place]]
     asked = {**question, "content": "\n".join(line for line in (sample.prompt_text, *done, instruction) if line)}
     meta = {**sample.meta, "source_id": sample.id, "step": place + 1, "steps": len(steps)}

@@ -9,6 +9,7 @@ from posttrain.errors import UserError, nearest
 from posttrain.objectives.embedding_noise import EmbeddingNoise
 from posttrain.objectives.objective import COMMON, Forward, Objective, Term, declarations, objectives
 from posttrain.objectives.reduction import Reduction
+from posttrain.objectives.response_noise import response_noise
 
 
 def build_objective(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) -> Objective:
@@ -16,8 +17,8 @@ def build_objective(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]
 
     Besides its own options every term takes `weight` (a factor), `reduction` (`tokens`, `sequences`, `groups` or
     `{constant: length}`), `origins` (a list such as `[demonstration]`), `where` (a scalar of the sequences that count,
-    such as `chosen`; `not chosen` are the others), `weight_column`, and `embedding_noise` (the α of NEFTune: the term
-    reads scores under noise; see `EmbeddingNoise`).
+    such as `chosen`; `not chosen` are the others), `weight_column`, and `embedding_noise` (the term reads
+    scores under noise: a number is the α of NEFTune, see `EmbeddingNoise`; a mapping the options of `ResponseNoise`).
     """
     if isinstance(spec, (str, Mapping)):
         return Objective(_build_term({"name": spec} if isinstance(spec, str) else spec))
@@ -59,10 +60,12 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
 def _forward(name: str, own: Forward | None, noise: Any) -> Forward | None:
     if noise is None:
         return own
-    if not isinstance(noise, (int, float)) or isinstance(noise, bool) or not 0 <= noise < float("inf"):
-        raise UserError(f"objective '{name}': 'embedding_noise' must be a number, 0 or more, found {noise!r}")
     if own is not None:
         raise UserError(f"objective '{name}' has a forward pass of its own; leave 'embedding_noise' out")
+    if isinstance(noise, Mapping):
+        return response_noise(name, noise)
+    if not isinstance(noise, (int, float)) or isinstance(noise, bool) or not 0 <= noise < float("inf"):
+        raise UserError(f"objective '{name}': 'embedding_noise' must be a number, 0 or more, found {noise!r}")
     return EmbeddingNoise(float(noise)) if noise else None
 
 
