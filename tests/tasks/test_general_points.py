@@ -105,7 +105,7 @@ def exact(text: str) -> Fraction:
         {"rules": [(11, 12, 13)], "part": "test"},
         {"rules": [(11, 12, 13)], "scored": 10, "with_face": True},
         {"large": (14, 19)},
-        {"cards": 3, "numbers": (1, 9), "faces": "JQ", "target": 12},
+        {"cards": 3, "numbers": (1, 9), "faces": "JQ", "target": [12, 20]},
     ],
     ids=str,
 )
@@ -151,7 +151,9 @@ def test_the_parts_share_no_cards_whatever_the_rule() -> None:
     assert not hands(part="train") & hands(part="test", rules=[5])
 
 
-@pytest.mark.parametrize("options", [{"faces": "JX"}, {"faces": "", "with_face": True}, {"cards": 1}, {"rules": []}])
+@pytest.mark.parametrize(
+    "options", [{"faces": "JX"}, {"faces": "", "with_face": True}, {"cards": 1}, {"rules": []}, {"target": []}]
+)
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         GeneralPointsTask(**options)

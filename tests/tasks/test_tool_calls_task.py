@@ -72,6 +72,8 @@ def test_format_says_whether_the_tools_would_take_the_call() -> None:
     wrong, failing = ToolCall("get_price", {"item": "9"}), ToolCall("get_price", {})
     assert task.verify(sample, tagged([wrong])).parts == {"format": 1, "reward": -1.5}
     assert task.verify(sample, tagged([failing])).parts["format"] == 0
+    assert score(tagged([wrong]), "accepted")[0] == 1
+    assert score(tagged([failing]), "accepted")[0] == 0
     assert task.verify(sample, "no").parts == {"format": 0, "reward": -2}
 
 

@@ -40,16 +40,18 @@ class Deal(NamedTuple):
 
     cards: tuple[str, ...]
     values: Mapping[str, int]
+    target: int
     solution: Formula
 
 
 @tasks.register("general_points")
 class GeneralPointsTask(GeneratedTask[Deal]):
-    """Use every card once to make `target`, with + - * / and parentheses. Unsolvable deals are drawn again.
+    """Use every card once to make `target` (24), with + - * / and parentheses. Unsolvable deals are drawn again.
 
     Every formula that is exactly right counts, not only the demonstrated one. Styles: "direct" (the formula alone),
     "steps" (the cards' values, then each operation). Options:
 
+    - `target`: one number, or several of which each deal draws one.
     - `cards`: how many (default 4; 5 in `harder`). `numbers`: the smallest and largest number card. `faces`: which face
       cards are in the pack. `with_face`: every deal has one. `large`: smallest and largest of additional number cards,
       of which every deal has one.
@@ -69,7 +71,7 @@ class GeneralPointsTask(GeneratedTask[Deal]):
         self,
         *,
         cards: int | None = None,
-        target: int = 24,
+        target: int | list[int] = 24,
         numbers: tuple[int, int] = (1, 10),
         faces: str = FACES,
         with_face: bool = False,
@@ -85,9 +87,10 @@ class GeneralPointsTask(GeneratedTask[Deal]):
             raise UserError("task 'general_points': with_face is on, but there are no face cards")
         if cards is not None and not 2 <= cards <= 6:
             raise UserError(f"task 'general_points': cards is {cards}; give 2 to 6")
-        if not rules:
-            raise UserError("task 'general_points': rules is empty; give at least one, such as [10]")
-        self.cards, self.target, self.with_face = cards, target, with_face
+        if not rules or target == []:
+            raise UserError("task 'general_points': rules and target may be lists, but not empty ones")
+        self.cards, self.with_face = cards, with_face
+        self.targets = [target] if isinstance(target, int) else list(target)
         self.pack = [str(number) for number in range(numbers[0], numbers[1] + 1)] + list(faces)
         self.faces = faces
         self.large = [str(number) for number in range(large[0], large[1] + 1)] if large else []
@@ -107,14 +110,15 @@ class GeneralPointsTask(GeneratedTask[Deal]):
                 continue  # solving it would be in vain
             stated = _values(rng.choice(self.rules), self.faces)
             worth = stated if self.scored is None else _values(self.scored, self.faces)
-            solution = solve(_numbers(cards, worth), self.target, rng)
+            target = rng.choice(self.targets)
+            solution = solve(_numbers(cards, worth), target, rng)
             if solution is not None:
-                return Deal(tuple(cards), stated, solution)
+                return Deal(tuple(cards), stated, target, solution)
 
     def prompt(self, problem: Deal) -> str:
         """`J=10, Q=10, K=10. Use 3, J, 8, 2 once each to make 24.`"""
         rule = ", ".join(f"{face}={value}" for face, value in problem.values.items())
-        return f"{rule}{'. ' if rule else ''}Use {', '.join(problem.cards)} once each to make {self.target}."
+        return f"{rule}{'. ' if rule else ''}Use {', '.join(problem.cards)} once each to make {problem.target}."
 
     def canonical(self, problem: Deal) -> str:
         """The cards, whatever their order and worth: those of the test part are new under every rule."""

@@ -12,8 +12,9 @@ from posttrain.rewards.tool_calls import CallError, MalformedCallError, ToolCall
 from posttrain.tasks.generated import GeneratedTask, Part
 from posttrain.tasks.task import Difficulty, tasks
 
-Match = Literal["call", "parameters", "tool"]
-"""What has to be right: the whole call, its tool and the names of its arguments, or its tool."""
+Match = Literal["call", "parameters", "tool", "accepted"]
+"""What has to be right: the whole call; its tool and the names of its arguments; its tool. "accepted": the offered
+tools take the call, right or wrong."""
 
 VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "get": (("Get", "Read", "Tell"), ("item",)),
@@ -52,9 +53,9 @@ class ToolCallsTask(GeneratedTask[Request]):
     """Choose one of 3 tools (6 in `harder`) whose names begin alike, and fill in its arguments.
 
     `digits`: length of the argument `item`, which has to be copied. `mistakes`: share of demonstrations that first make
-    a call that fails, get its error, and then call rightly. `match`: what the verifier asks to be right ("call", the
-    tool and its "parameters", or the "tool" alone); `format_validity` of an evaluation is the share of calls that the
-    tools would take. Style: "call".
+    a call that fails, get its error, and then call rightly. `match`: what the verifier asks for: a right "call", the
+    right tool and "parameters", the right "tool", or a call that is "accepted", which is also what `format_validity` of
+    an evaluation counts. Style: "call".
     """
 
     name = "tool_calls"
@@ -133,12 +134,14 @@ class ToolCallsTask(GeneratedTask[Request]):
             return Score(0.0, {"format": 0.0, "reward": CallError.FORMAT.reward}, {"reason": reason})
         call = calls[0]
         error = call_error(call, gold, tools)
+        accepted = refusal(call, tools) is None
         right = {
             "call": error is CallError.NONE,
             "parameters": error in (CallError.NONE, CallError.VALUE),
             "tool": call.name == gold.name,
+            "accepted": accepted,
         }[str(sample.meta.get("match", "call"))]
-        parts = {"format": float(refusal(call, tools) is None), "reward": error.reward}
+        parts = {"format": float(accepted), "reward": error.reward}
         return Score(float(right), parts, {"reason": str(error), "extracted": call.to_json()})
 
 
