@@ -218,14 +218,19 @@ def _show_plan(checked: "Checked", jobs: int, terminal: Terminal) -> None:
 
     rows, seconds = arm_rows(checked), estimated_time(checked, jobs)
     if not terminal.interactive:
-        fields = {"name": checked.spec.name, "out": str(checked.root), "jobs": jobs, "arms": rows}
-        return terminal.line({"event": "plan", **fields, "seeds": checked.spec.seeds, "estimated_seconds": seconds})
+        fields: dict[str, Any] = {"name": checked.spec.name, "out": str(checked.root), "jobs": jobs, "arms": rows}
+        fields |= {"set": checked.spec.set, "seeds": checked.spec.seeds, "estimated_seconds": seconds}
+        return terminal.line({"event": "plan", **fields})
+    from posttrain.comparison.wording import settings
     from posttrain.reporting.formats import duration
 
     spec = checked.spec
     runs = len(spec.arms) * len(spec.seeds) + 1
     terminal.console.print(Text.assemble((spec.name, "bold"), "  ", spec.description, f"\n→ {checked.root}"))
-    terminal.table("", ["arm", "recipe", "changes", "steps", "tuning"], rows, right=["steps", "tuning"])
+    if spec.set:
+        terminal.console.print(Text(f"all arms: {settings(spec.set)}"))
+    columns = ["arm", "recipe", "changes", "steps", *(["tuning"] if spec.tune else [])]
+    terminal.table("", columns, rows, right=["steps", "tuning"])
     time = f", very roughly {duration(seconds)}" if seconds is not None else ""
     terminal.console.print(f"{runs} runs with {len(spec.seeds)} seeds, {jobs} at once{time}")
     return None

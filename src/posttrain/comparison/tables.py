@@ -16,12 +16,12 @@ MAIN = ("accuracy", "kl", "seconds")
 
 
 def arm_rows(checked: Checked) -> list[dict[str, Any]]:
-    """What each arm is: its recipe, its changes, its steps (a budget of seconds is not known in steps yet)."""
+    """What each arm is: its recipe, its own changes, its steps (a budget of seconds is not known in steps yet)."""
     spec, rows = checked.spec, []
     for name, recipe in checked.recipes.items():
         found = budgeted(recipe, checked.plans[name], spec.budget) if spec.budget.seconds is None else None
         steps = ", ".join(map(str, steps_of(found, checked.plans[name]).values())) if found else ""
-        given = changes({**spec.set, **spec.arms[name].set})
+        given = changes(spec.arms[name].set)
         rows.append({"arm": name, "recipe": recipe.name, "changes": given, "steps": steps or "by a pilot"})
         rows[-1]["tuning"] = f"{len(settings(spec.tune))} runs" if spec.tune else ""
     return rows
