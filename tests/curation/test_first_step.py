@@ -219,7 +219,7 @@ def test_the_question_asks_for_one_step_in_another_way_than_for_a_solution() -> 
 
 def test_a_response_may_be_written_in_a_form_of_its_own() -> None:
     assert response(CLIPS, form="expression", written="<plan>{step}</plan>") == "<plan>48/2</plan>"
-    with pytest.raises(UserError, match="'<plan>' has no place for the {step}"):
+    with pytest.raises(UserError, match=r"'<plan>' has no place for the \{step\}"):
         reduced([CLIPS], written="<plan>")
 
 

@@ -26,9 +26,10 @@ class ResponseNoise:
 
     With probability p = min(rate, rate · step / (ramp · steps + 1)) a token's embedding x becomes
     dropout_q(x) + (α / √(L d)) ε, with q = `dropout` (what remains is scaled by 1 / (1 - q); nothing remains at q = 1)
-    and the noise of `EmbeddingNoise`. L counts the sequence up to its last target. arXiv 2403.02178, by sheet 34, which compares
-    these with masked and random tokens (the transform `corrupt`) at p = 0.4: α = 1000 and q = 1 come near them.
-    Scaling and L are those of torch and NEFTune; the paper's are not known. Draws depend on (step's seed, token) alone.
+    and the noise of `EmbeddingNoise` with its L. Draws depend on (step's seed, token) alone.
+
+    arXiv 2403.02178, by sheet 34, which compares these with masked and random tokens (the transform `corrupt`) at
+    p = 0.4: α = 1000 and q = 1 come near them. Scaling and L are torch's and NEFTune's; the paper's are not known.
     """
 
     rate: Share = 0.4
