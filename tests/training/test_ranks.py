@@ -34,6 +34,12 @@ CASES: dict[str, dict[str, Any]] = {
     # Three pairs: two on one rank and one on the other, which KTO's reference point must not show.
     "pairs": {"train": {**PAIRS, "objective": "dpo"}},
     "sharded KTO": {"train": {**PAIRS, "objective": "kto"}, "sharding": "fsdp"},
+    # A tied table that is read twice before the forward pass which its gradient belongs to, and once as the head.
+    "sharded, reading embeddings of its own": {
+        "model": "qwen2",
+        "train": {**SGD, "objective": {"name": "ift", "embeddings": "trained"}},
+        "sharding": "fsdp",
+    },
     "sharded, then gone on with alone": {"train": SGD, "sharding": "fsdp", "interrupts": [2]},
 }
 REFUSED: dict[str, dict[str, Any]] = {

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Partial
 from torch.func import functional_call
 
 from posttrain.data.batch import Batch, Layout, Rows
@@ -185,8 +187,21 @@ class Policy:
         return states
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings `[..., d]` of ids, as `scores(..., embeddings=...)` takes them."""
-        return bare_model(self.model).get_input_embeddings()(ids)  # type: ignore[no-any-return]
+        """Token embeddings `[..., d]` of ids, as `scores(..., embeddings=...)` takes them.
+
+        Every rank must call this as often: a table that is cut over ranks is put together.
+        """
+        if isinstance(self.scorer, FSDPModule):
+            self.scorer.reshard()  # a whole table's gradient would come when those of the pass are summed already
+        table = bare_model(self.model).get_input_embeddings()
+        # Each rank's gradient is of its own tokens: they are summed on the way back.
+        whole = {
+            name: parameter.full_tensor(grad_placements=[Partial()])
+            for name, parameter in table.named_parameters()
+            if isinstance(parameter, DTensor)
+        }
+        embedded: Tensor = functional_call(table, whole, (ids,)) if whole else table(ids)
+        return embedded
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that an optimiser moves."""
