@@ -14,14 +14,16 @@ from posttrain.recipe.fields import Curate, Train
 from posttrain.tasks.word_problems import WordProblems
 
 SMALL = ["train.steps=2", "batch_size=4", "data.train.count=12", "data.test.count=3", "test.max_new_tokens=24"]
+SMALL += ["data.practice.count=6", "start.steps=1"]
+STAGES = ["answers", "first_of_answers", "start", "first_steps", "train", "test"]
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """First steps, training and one evaluation."""
+    """All but the other evaluations."""
     folder = tmp_path_factory.mktemp("fslr") / "run"
     whole = read_recipe("fslr", [*SMALL, f"out={folder}"]).model_dump(mode="json")
-    stages = {name: whole["stages"][name] for name in ("first_steps", "train", "test")}
+    stages = {name: whole["stages"][name] for name in STAGES}
     run_quietly(check_recipe({**whole, "stages": stages}))
     return folder
 
@@ -37,17 +39,28 @@ def test_it_trains_on_first_steps_and_is_asked_for_whole_solutions(out: Path) ->
         assert re.fullmatch(r"<plan>\d+[-+*/]\d+</plan>", row["response"][0]["content"])
         assert row["prompt"][0]["content"].endswith("\nFirst step?")
     assert manifest(out)["stages"]["first_steps"]["summary"]["after_1_first_step"] == 12
-    first = next(row for row in metrics(out) if row["kind"] == "train")
-    assert first["sequences"] == 4
+    trained = [row for row in metrics(out) if row["kind"] == "train" and row["stage"] == "train"]
+    assert [row["sequences"] for row in trained] == [4, 4]
     asked = json.loads((out / "results" / "test.json").read_text())
     questions = WordProblems(part="test").samples(3, 2)  # as they are, with no instruction behind them
     assert asked["problems"].keys() == {sample.id for sample in questions}
 
 
+def test_before_that_it_learns_what_the_instruction_means_from_its_own_answers(out: Path) -> None:
+    answers = {row["id"]: row["response"][0]["content"] for row in rows(out, "data/answers")}
+    assert len(answers) == 6
+    firsts = rows(out, "data/first_of_answers")
+    assert firsts
+    for row in firsts:
+        step = row["response"][0]["content"].removeprefix("<plan>").removesuffix("</plan>")
+        assert answers[row["meta"]["source_id"]].startswith(f"<think>{step}=")
+    assert manifest(out)["stages"]["start"]["summary"]["samples"] == len(answers) + len(firsts)
+
+
 def test_the_command_for_a_hub_model_is_a_valid_one() -> None:
-    text = shipped_recipes()["fslr"].read_text()
-    (overrides,) = re.findall(r"^# posttrain run fslr (.*)$", text, re.MULTILINE)
-    stages = read_recipe("fslr", shlex.split(overrides)).stages
+    text = shipped_recipes()["fslr-instructed"].read_text()
+    (overrides,) = re.findall(r"^# posttrain run fslr-instructed (.*)$", text, re.MULTILINE)
+    stages = read_recipe("fslr-instructed", shlex.split(overrides)).stages
     made, trained = stages["first_steps"], stages["train"]
     assert isinstance(made, Curate)
     assert made.steps == ["first_step"]
