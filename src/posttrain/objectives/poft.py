@@ -26,8 +26,9 @@ def poft(
 
     arXiv 2412.12865, equations 5 to 8; β = 1 and γ = 0 in the paper, hard-wired in the authors' code. The code averages
     r_θ over all tokens, prompt and template included, against r̄ over the response's; the paper's mean over the
-    response is followed (to have the code's, train on every token). r̄ must be scored on the same text. `origins` says
-    which sequences count, not which tokens r_θ averages. Metrics `[S]`: `tau`, `score` (r_θ), `reference_score`.
+    response is followed (to have the code's: `transforms: [every_token]`). r̄ must be scored on the same text.
+    `origins` says which sequences count, not which tokens r_θ averages. Metrics `[S]`: `tau`, `score` (r_θ),
+    `reference_score`.
     """
     reference = batch.scalar("reference_score")
     score = batch.mean_by_sequence(scores.logprobs)

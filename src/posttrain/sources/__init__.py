@@ -1,6 +1,6 @@
 """Where each optimiser step's sequences come from."""
 
-from posttrain.sources import corruption, key_tokens
+from posttrain.sources import corruption, key_tokens, targets
 from posttrain.sources.demonstrations import Demonstrations
 from posttrain.sources.source import Source
 from posttrain.sources.transforms import Transformed, build_transform, transform, transforms
@@ -12,6 +12,7 @@ __all__ = [
     "build_transform",
     "corruption",
     "key_tokens",
+    "targets",
     "transform",
     "transforms",
 ]
