@@ -35,3 +35,8 @@ def test_tl_training_runs_without_its_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", [[], ["data.train.task.rules=[10]", "data.train.style=direct"]], ids=str)
 def test_debunk_sft_runs_with_every_training_set(tmp_path: Path, changed: list[str]) -> None:
     finished("debunk-sft", tmp_path, *(f"data.{name}.count=2" for name in POINTS), *changed)
+
+
+def test_debunk_sokoban_runs(tmp_path: Path) -> None:
+    names = ["same_names", "alphabetical", "numerical", "symbols", "larger", "two_boxes", "fake"]
+    finished("debunk-sokoban", tmp_path, *(f"data.{name}.count=2" for name in names))
