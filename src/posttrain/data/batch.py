@@ -4,7 +4,8 @@ import hashlib
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -67,6 +68,15 @@ class Batch:
         """S, the number of sequences."""
         return len(self.sample_ids)
 
+    @cached_property
+    def temperature(self) -> Tensor | None:
+        """`[N]`, the temperature that each token was drawn at (the scalar of that name; 1 for sequences without), or
+        None where all are at 1."""
+        if "temperature" not in self.scalars:
+            return None
+        values = self.scalars["temperature"]
+        return torch.where(values > 0, values, 1.0)[self.sequence]
+
     def column(self, name: str) -> Tensor:
         """The column `[N]`; raises `KeyError` that lists the columns there are."""
         return _named(self.columns, name, "column")
@@ -96,7 +106,7 @@ class Batch:
                 return {key: move(item) for key, item in value.items()}
             return value
 
-        return replace(self, **{name: move(value) for name, value in vars(self).items()})
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
 
 def _named(values: Mapping[str, Tensor], name: str, kind: str) -> Tensor:

@@ -36,14 +36,19 @@ class Head:
         """A bare matrix product, for which the hand-written backward pass below holds."""
         return type(self.projection) is nn.Linear and self.scale == 1.0 and self.softcap is None
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """`[n, d]` -> `[n, V]` float32."""
+    @property
+    def is_linear(self) -> bool:
+        """Do logits shrink with the states? Then so does a temperature."""
+        return type(self.projection) is nn.Linear and self.projection.bias is None and self.softcap is None
+
+    def logits(self, hidden: Tensor, temperature: Tensor | None = None) -> Tensor:
+        """`[n, d]` -> `[n, V]` float32, divided by `temperature[n]`."""
         logits: Tensor = self.projection(hidden).float()
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits
+        return logits if temperature is None else logits / temperature[:, None]
 
 
 ReferenceLogits = Callable[[slice], Tensor]
@@ -61,15 +66,19 @@ def token_scores(
 ) -> TokenScores:
     """Scores of the `N` target tokens from `hidden[N, d]`, the states that predict them.
 
-    `recompute`: chunks are computed again in the backward pass. Where the head has other weights by then, they are kept
-    instead.
+    All are at the temperature that a sequence was drawn at (see `Batch.temperature`). `recompute`: chunks are computed
+    again in the backward pass, all but the last one, which comes first there. Where the head has other weights by then,
+    they are kept instead.
     """
+    temperature = batch.temperature
+    if temperature is not None and head.is_linear:
+        hidden, temperature = hidden / temperature.to(hidden.dtype)[:, None], None
     weight = getattr(head.projection, "weight", None)
     vocabulary = weight.shape[0] if isinstance(weight, Tensor) else hidden.shape[-1]
     size = logits_per_chunk or LOGITS_PER_CHUNK.get(hidden.device.type, 2**22)
     rows = max(16, size // vocabulary)
     graph = torch.is_grad_enabled()
-    if head.is_plain and not (graph and any(need.differentiable for need in needs)):
+    if head.is_plain and temperature is None and not (graph and any(need.differentiable for need in needs)):
         observe = _Observer(batch, needs, reference) if needs else None
         linear = head.projection
         if torch.is_autocast_enabled(hidden.device.type):  # the backward pass runs outside autocast: settle it here
@@ -80,9 +89,10 @@ def token_scores(
     for at in _slices(len(hidden), rows):
 
         def scores(states: Tensor, at: slice = at) -> dict[str, Tensor]:
-            return _chunk_scores(_chunk(head.logits(states), batch, at, needs, reference), needs)
+            logits = head.logits(states, None if temperature is None else temperature[at])
+            return _chunk_scores(_chunk(logits, batch, at, needs, reference), needs)
 
-        again = graph and recompute
+        again = graph and recompute and at.stop < len(hidden)
         parts.append(checkpoint(scores, hidden[at], use_reentrant=False) if again else scores(hidden[at]))
     joined = _joined(parts)
     return TokenScores(joined.pop("logprobs"), joined)
@@ -104,6 +114,8 @@ def _chunk(
     if compared and reference is None:
         raise ValueError("the objective compares with a reference model, but the policy has none")
     reference_logits = reference(at) if compared and reference is not None else None
+    if reference_logits is not None and batch.temperature is not None:
+        reference_logits = reference_logits / batch.temperature[at, None]
     return Chunk(logits, batch.tokens[at], batch.key[at], reference_logits, batch.step.seed)
 
 
