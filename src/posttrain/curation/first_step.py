@@ -50,8 +50,8 @@ def first_step(
     - `form`: `plan` (words), `expression` (`48/2`), or both (`plan_expression`).
     - `step`: controls: the last or a random step instead. The steps before it, with their results, stand in the prompt.
     - `instruction`: the line put behind the question; null: "Give only the first step: ..." ("next" for controls).
-    - `written`: how the response says the step. A form that no whole solution has, such as `<plan>{step}</plan>`, keeps
-      small models from stopping behind the first expression of a solution, too.
+    - `written`: how the response says the step. `<think>{step}`, with an empty `instruction` and the transform
+      `open_ended`, is the beginning of a whole solution: for models that overlook instructions.
     - `linked`: in plans, a number that stands in the question once takes along the words that follow it there.
 
     A solution without a readable step is left out. More than the share `max_refused` of these raises `UserError` that

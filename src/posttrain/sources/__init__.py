@@ -1,6 +1,6 @@
 """Where each optimiser step's sequences come from."""
 
-from posttrain.sources import corruption, key_tokens, targets
+from posttrain.sources import corruption, endings, key_tokens, targets
 from posttrain.sources.demonstrations import Demonstrations
 from posttrain.sources.source import Source
 from posttrain.sources.transforms import Transformed, build_transform, transform, transforms
@@ -11,6 +11,7 @@ __all__ = [
     "Transformed",
     "build_transform",
     "corruption",
+    "endings",
     "key_tokens",
     "targets",
     "transform",
