@@ -129,6 +129,12 @@ def test_thoughts_and_replies_do_not_count_into_the_weight() -> None:
     assert full.columns["weight"].max() == pytest.approx(bare.columns["weight"].max(), rel=0.02)
 
 
+def test_bare_json_and_a_tool_called_like_a_key_are_found() -> None:
+    prompt = "def name(x)\ndef names(x)"
+    found = weighted(sequence_of('{"parameters": {}, "name": "name"}', BYTES, prompt), BYTES)
+    assert heavy(found, BYTES) == ['name"', '"}<|im_end|>']
+
+
 def test_every_call_of_an_answer_has_its_key_tokens() -> None:
     one = '{"name": "get_paper", "parameters": {}}'
     two = '{"name": "finish", "parameters": {}}'

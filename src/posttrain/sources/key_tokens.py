@@ -1,5 +1,6 @@
 """Weights of the tokens that decide which tool is called: the second part of TL-Training (arXiv 2412.15495)."""
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from collections.abc import Sequence as List
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from posttrain.data import Sequence
 from posttrain.data.step import Step
-from posttrain.rewards.tool_calls import OPEN, MalformedCallError, locate_calls, offered_tools
+from posttrain.rewards.tool_calls import CLOSE, OPEN, MalformedCallError, locate_calls, offered_tools
 from posttrain.sources.transforms import transform
 
 if TYPE_CHECKING:
@@ -75,16 +76,19 @@ def _runs(target: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 
 def _keys(ids: list[int], offered: list[str], tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], int]:
     """The key tokens of an answer, and how many tokens its calls have, marks around them and end of turn included."""
-    text, starts = _places(ids, tokenizer)
+    body = len(ids)
+    while body and ids[body - 1] in tokenizer.all_special_ids and tokenizer.decode(ids[body - 1]) != CLOSE:
+        body -= 1  # the end of the turn is no part of bare JSON
+    text, starts = _places(ids[:body], tokenizer)
     try:
         calls = locate_calls(text)
     except MalformedCallError:
         return [], 0
     keys = set()
     for call, start, stop in calls:
-        at = text.find(f'"{call.name}"', start, stop) + 1
-        if at > 0 and call.name:
-            characters = _key_characters(text, start, at, call.name, offered, tokenizer)
+        name = re.compile(rf'"name"\s*:\s*"({re.escape(call.name)})"').search(text, start, stop)
+        if name and call.name:
+            characters = _key_characters(text, start, name.start(1), call.name, offered, tokenizer)
             keys |= {bisect_right(starts, character) - 1 for character in characters}
     if not keys:
         return [], 0
