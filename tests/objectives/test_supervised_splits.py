@@ -35,6 +35,7 @@ SPECS = [
     {"name": "ift", "mix": 0.5, "side": "earlier", "embeddings": "trained", "prediction_temperature": 0.7},
     {"name": "distillation", "divergence": "jsd", "temperature": 2.0},
     {"name": "nll", "embedding_noise": 5.0},
+    {"name": "nll", "weight_column": "weight", "reduction": "sequences"},
     {"name": "nll", "embedding_noise": {"rate": 0.5, "ramp": 0, "dropout": 0.5}},
     [{"name": "otr", "draws": 4, "embedding_noise": 5.0}, {"name": "dft", "origins": ["rollout"], "weight": 0.3}],
 ]
