@@ -218,7 +218,6 @@ def test_a_result_survives_json():
     back = EvaluationResult.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
     assert back == found
     assert back.sampling == found.sampling
-    assert back.row() == found.row()
     assert back.answers == ()
 
 
@@ -227,21 +226,6 @@ def test_a_result_can_be_redone_from_its_answers():
     lines = [json.dumps(answer.to_json()) for answer in found.answers]
     answers = [Answer.from_json(json.loads(line)) for line in lines]
     assert summarise(answers, n=2, sampling=DRAWN, name="toy") == found
-
-
-def test_a_row_is_readable():
-    assert run([["1", "1"], ["2", "2"]], "13").row() == {
-        "set": "toy",
-        "problems": "2",
-        "draws": "2",
-        "accuracy": "50.0 % (9.5 to 90.5)",
-        "pass@2": "50.0 %",
-        "majority@2": "50.0 %",
-        "mean length": "1.0",
-        "truncated": "0.0 %",
-        "valid format": "100.0 %",
-        "errors": "0",
-    }
 
 
 def test_results_are_compared_problem_by_problem():

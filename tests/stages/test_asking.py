@@ -52,6 +52,13 @@ def test_rows_without_right_answers_are_measured_by_their_likelihood(tiny: Path,
     assert "Perplexity" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_a_reference_is_left_out_where_no_answers_are_drawn(tiny: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny, tmp_path, PLAIN, test={**EVALUATE, "reference": "base"})
+    assert "not measured" in plan(recipe, Terminal(quiet=True))["test"].notes[1]
+    running.run_quietly(recipe)
+    assert "kl" not in result(tmp_path, "test")["metrics"]
+
+
 def test_rows_with_and_without_right_answers_are_refused_with_the_row(tiny: Path, tmp_path: Path) -> None:
     recipe = recipe_of(tiny, tmp_path, [*ANSWERED, {"prompt": "x", "completion": "y"}], test=EVALUATE)
     with pytest.raises(UserError, match=r"1 of 6 samples have no 'answer'.*the first: row 6 of .*own\.jsonl"):

@@ -105,18 +105,6 @@ class EvaluationResult:
         problems = tuple(Problem(**problem) for problem in row["problems"])
         return EvaluationResult(**{**row, "sampling": Sampling(**drawn), "problems": problems})
 
-    def row(self) -> dict[str, str]:
-        """Column -> formatted cell, for a table or a log line."""
-        m, accuracy = self.metrics, self.accuracy
-        cells = {"set": self.name, "problems": str(len(self.problems)), "draws": str(self.n)}
-        cells["accuracy"] = f"{100 * accuracy.estimate:.1f} % ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
-        if self.n > 1:
-            names = [f"pass@{self.n}", f"majority@{self.n}"]
-            cells |= {name: f"{100 * m[name]:.1f} %" for name in names if name in m}
-        cells["mean length"] = f"{m['mean_length']:.1f}"
-        cells |= {"truncated": f"{100 * m['truncated']:.1f} %", "valid format": f"{100 * m['format_validity']:.1f} %"}
-        return cells | {"errors": f"{m['errors']:.0f}"}
-
 
 @dataclass(frozen=True)
 class Comparison:

@@ -36,14 +36,16 @@ def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
         return Plan(*plan_questions(context, stage, samples))
     _check_responses(stage, samples)
     plan_questions(context, stage.model_copy(update={"max_new_tokens": 1}), samples)
-    return Plan({"samples": len(samples)}, (f"data '{stage.data}': {UNSCORED}",))
+    notes = [f"data '{stage.data}': {UNSCORED}"]
+    if stage.reference is not None:
+        notes.append("'reference' is compared along drawn answers: of these data it is not measured")
+    return Plan({"samples": len(samples)}, tuple(notes))
 
 
 def _check_responses(stage: Evaluate, samples: list[Sample]) -> None:
     """Raises `UserError` for samples without right answers of which nothing (else) can be measured."""
-    if stage.server is not None or stage.reference is not None:
-        key = "server" if stage.server is not None else "reference"
-        raise UserError(f"data '{stage.data}' has no right answers (a column 'answer'), which '{key}' needs")
+    if stage.server is not None:
+        raise UserError(f"data '{stage.data}' has no right answers (a column 'answer') to score the server's by")
     if not any(sample.response for sample in samples):
         raise UserError(
             f"data '{stage.data}': its samples have neither a right answer (a column 'answer') to score against nor a "
