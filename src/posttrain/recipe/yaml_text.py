@@ -21,7 +21,8 @@ def load_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"{where}:{mark.line + 1}" if mark else where
         problem = " ".join(part for part in (error.context, error.problem) if part)
-        hint = "; indent with spaces, not tabs" if "'\\t'" in problem else ""
+        at = text.splitlines()[mark.line][mark.column :] if mark and mark.line < len(text.splitlines()) else ""
+        hint = "; indent with spaces, not tabs" if at.startswith("\t") else ""
         raise UserError(f"{place}: not valid YAML: {problem}{hint}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
