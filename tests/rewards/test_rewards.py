@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+
+from posttrain.data import Sample, user
+from posttrain.errors import UserError
+from posttrain.rewards import Attempt, Score, build_reward, group_reward, reward
+
+QUESTION = Sample((user("6 * 7?"),), answer="42")
+
+
+def verify(sample, text):
+    found = text.rpartition("=")[2].strip()
+    if found == "crash":
+        raise RuntimeError("no such number")
+    return Score(float(found == sample.answer), info={"extracted": found or None})
+
+
+def attempt(text="= 42", length=4, finish="stop", verify=verify):
+    return Attempt(QUESTION, text, np.zeros(length, np.int32), np.zeros(length, np.float32), finish, verify)
+
+
+def values(spec, *attempts, progress=0.0):
+    return [score.value for score in build_reward(spec)(list(attempts), progress)]
+
+
+@reward("test_tokens")
+def tokens(attempt: Attempt, *, each: float = 1.0) -> float:
+    return each * attempt.length
+
+
+@group_reward("test_rank")
+def rank(attempts, progress):
+    return [index + progress for index, _ in enumerate(attempts)]
+
+
+@group_reward("test_short_list")
+def short_list(attempts, progress):
+    return [1.0]
+
+
+def test_the_task_says_what_is_right():
+    assert values("task", attempt("= 42"), attempt("= 41")) == [1, 0]
+
+
+def test_parts_are_weighted_added_and_kept_by_name():
+    spec = ["task", {"name": "test_tokens", "weight": 0.1, "each": 2.0}]
+    (score,) = build_reward(spec)([attempt(length=3)], 0.0)
+    assert score.value == pytest.approx(1.6)
+    assert score.parts == pytest.approx({"task": 1.0, "test_tokens": 0.6})
+    assert score.info["extracted"] == "42"
+
+
+def test_a_gate_shuts_a_part_where_it_is_0():
+    spec = ["task", {"name": "test_tokens", "gate": "task"}]
+    assert values(spec, attempt("= 42"), attempt("= 1")) == [5, 0]
+    (broken,) = build_reward({"name": "test_tokens", "gate": "task"})([attempt("= crash")], 0.0)
+    assert broken.error == "RuntimeError: no such number"
+
+
+def test_a_part_may_count_for_a_while_only():
+    spec = ["task", {"name": "test_tokens", "since": 0.25, "until": 0.5}]
+    assert [values(spec, attempt(), progress=at)[0] for at in (0.0, 0.25, 0.49, 0.5)] == [1, 5, 5, 1]
+
+
+def test_a_reward_of_all_attempts_sees_them_all_and_the_moment():
+    assert values("test_rank", attempt(), attempt(), progress=0.5) == [0.5, 1.5]
+    with pytest.raises(ValueError, match="1 scores of 2 attempts"):
+        values("test_short_list", attempt(), attempt())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_an_error_and_no_zero(value):
+    (score,) = build_reward({"name": "test_tokens", "each": value})([attempt()], 0.0)
+    assert "the reward is" in score.error
+
+
+def test_errors_are_kept_with_their_cause():
+    scores = build_reward("task")([attempt("= crash"), attempt()], 0.0)
+    assert scores[0].error == "RuntimeError: no such number"
+    assert scores[1].error is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ([], "empty list"),
+        ("tsk", "unknown reward 'tsk'.*task"),
+        ({"name": "test_tokens", "eech": 1}, "unknown option 'eech'"),
+        ({"name": "task", "since": 0.5, "until": 0.2}, "shares of the run"),
+        (["task", "task"], "there twice"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(spec, message):
+    with pytest.raises(UserError, match=message):
+        build_reward(spec)
+
+
+def test_golden_numbers_of_the_soft_penalty_of_length():
+    spec = {"name": "overlong", "longest": 20480, "margin": 4096}
+    found = values(spec, *(attempt(length=size) for size in (16000, 16384, 18432, 20480, 21000)))
+    assert found == [0, 0, -0.5, -1, -1]
+
+
+def test_length_falls_in_a_line_or_half_a_cosine():
+    sizes = (0, 25, 50, 100, 200)
+    linear = {"name": "length", "longest": 100}
+    assert values(linear, *(attempt(length=size) for size in sizes)) == [1, 0.75, 0.5, 0, 0]
+    cosine = {"name": "length", "longest": 100, "shape": "cosine", "at_0": 2.0, "at_end": 1.0}
+    assert values(cosine, *(attempt(length=size) for size in sizes)) == pytest.approx([2, 1.853553, 1.5, 1, 1])
+
+
+def test_relative_length_is_between_the_shortest_and_the_longest():
+    assert values("relative_length", attempt(length=10), attempt(length=15), attempt(length=20)) == [0.5, 0, -0.5]
+    assert values("relative_length", attempt(length=7), attempt(length=7)) == [0, 0]
+
+
+def test_the_majority_is_right_without_a_label():
+    answers = [attempt(f"= {value}") for value in ("3", "5", "5", "", "3", "5")]
+    assert values("majority", *answers) == [0, 1, 1, 0, 0, 1]
+    assert values("majority", attempt("="), attempt("=")) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("<think>a</think><answer>b</answer>", 1),
+        ("x <think></think> y <answer>1</answer> z", 1),
+        ("<answer>b</answer><think>a</think>", 0),
+        ("<think>a<answer>b</answer></think>", 0),
+        ("<think>a</think><answer>b", 0),
+        ("<think>a</think><think>c</think><answer>b</answer>", 0),
+        ("", 0),
+    ],
+)
+def test_tags_come_once_each_in_order(text, value):
+    assert values({"name": "tags", "order": ["think", "answer"]}, attempt(text)) == [value]
+
+
+def test_an_answer_that_ran_out_of_tokens_is_not_finished():
+    assert values("finished", attempt(), attempt(finish="length")) == [1, 0]
