@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,10 @@ def decided(claims: Sequence[Claim], arms: Mapping[str, ArmResult]) -> list[Clai
 
 
 def write_claims(result: ComparisonResult, folder: Path) -> Path:
-    """Write `NN-name.json`: the claims with every seed's numbers, and the comparison that they are drawn from."""
+    """Write `NN-name.json`: the claims with every seed's numbers, and the comparison that they are drawn from.
+
+    Learning curves, and contrasts between arms that no claim compares, stay in the comparison's own folder.
+    """
     content = {
         "paper": result.paper,
         "name": result.name,
@@ -49,7 +52,7 @@ def write_claims(result: ComparisonResult, folder: Path) -> Path:
         "seconds": result.seconds,
         "versions": result.versions,
         "machine": result.machine,
-        "comparison": result.to_json(),
+        "comparison": _kept(result).to_json(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.name}.json"
@@ -57,6 +60,16 @@ def write_claims(result: ComparisonResult, folder: Path) -> Path:
     partial.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def _kept(result: ComparisonResult) -> ComparisonResult:
+    compared = {(claim.metric, claim.of, claim.minus) for claim in result.claims}
+    arms = [replace(arm, runs=[replace(run, curves={}, watched={}) for run in arm.runs]) for arm in result.arms]
+    return replace(
+        result,
+        arms=arms,
+        contrasts=[found for found in result.contrasts if (found.metric, found.arm, found.minus) in compared],
+    )
 
 
 def read_claims(folder: Path) -> list[dict[str, Any]]:
