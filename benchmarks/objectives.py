@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -66,6 +67,12 @@ CONTENDERS = {
     "orpo": Contender([{"name": "nll", "where": "chosen"}, "orpo"]),
     "cpo": Contender([{"name": "nll", "where": "chosen"}, "cpo"]),
     "kto": Contender("kto", (REFERENCE, REFERENCE, FORWARD)),
+    "ift": Contender("ift", (FORWARD,)),
+    "masked-thought": Contender("nll", transforms=({"name": "corrupt", "mask_token": "<|pad|>"},)),
+    "fslr": Contender("nll", transforms=("open_ended",)),
+    "tl-training": Contender({"name": "nll", "weight_column": "weight", "reduction": "sequences"}),
+    "glow": Contender("glow"),
+    "lfu": Contender("lfu", (STEP, STEP)),
 }
 
 
@@ -95,6 +102,7 @@ class Course:
             token_budget=self.budget,
             ranks=self.ranks,
             draw=lambda: self.second,
+            memory={"sample_loss": dict.fromkeys((s.sample_id for s in self.sequences), 5.0)},
         )
         sequences: list[Sequence] = self.sequences
         for spec in contender.transforms:
@@ -115,7 +123,9 @@ def _labelled(drawn: list[Sequence]) -> list[Sequence]:
     for row, sequence in enumerate(sorted(drawn, key=len)):
         odd = float(row % 2)
         scalars = {"chosen": 1.0 - odd, "negative": odd, "reference_score": -5.0}
-        labelled.append(replace(sequence, group=f"pair{row // 2}", scalars=scalars))
+        weight = np.linspace(0.5, 2.0, len(sequence), dtype=np.float32)
+        columns = {"weight": weight}
+        labelled.append(replace(sequence, group=f"pair{row // 2}", scalars=scalars, columns=columns))
     return labelled
 
 

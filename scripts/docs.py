@@ -1,10 +1,15 @@
-"""Write the generated pages: `python scripts/docs.py` (docs/recipes.md, docs/methods.md). `--check` only compares."""
+"""Write what is generated: `python scripts/docs.py`. `--check` only compares.
+
+docs/recipes.md, docs/methods.md, the table of benchmarks/README.md, and in docs/methods/ what claims showed (with their
+figures) and what a step costs, where a page says `<!-- claim:NN -->` or `<!-- cost:NAME -->`.
+"""
 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from measured import benchmark_page, method_pages
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -98,14 +103,21 @@ def methods_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def generated() -> dict[Path, str]:
+    """Every generated file with its text."""
+    docs = ROOT / "docs"
+    pages = {docs / "recipes.md": recipes_page(), docs / "methods.md": methods_page()}
+    return pages | {ROOT / "benchmarks" / "README.md": benchmark_page(ROOT)} | method_pages(ROOT)
+
+
 def main(check: bool) -> int:
-    """Write the pages, or say which are out of date."""
+    """Write the files, or say which are out of date."""
     stale = []
-    for name, text in (("recipes.md", recipes_page()), ("methods.md", methods_page())):
-        path = ROOT / "docs" / name
+    for path, text in generated().items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            stale.append(name)
+            stale.append(str(path.relative_to(ROOT)))
             if not check:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
     if check and stale:
         print(f"out of date: {', '.join(stale)}; run python scripts/docs.py")

@@ -1,0 +1,136 @@
+"""What was measured, as Markdown: results of claims with their figures, costs of steps, tables of benchmarks."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from posttrain.comparison.claim_figure import claim_figure
+from posttrain.comparison.result import ComparisonResult, from_json
+from posttrain.comparison.wording import difference_text, unit, value_text
+
+RATIOS = ("speed_ratio", "training_memory_ratio", "process_memory_ratio")
+
+
+def claim_text(root: Path, number: str, figures: dict[str, str]) -> str:
+    """What a paper's claims showed: a table, a figure (added to `figures`), how it was measured. "" without any."""
+    path = next((root / "claims").glob(f"{int(number):02d}-*.json"), None)
+    if path is None:
+        return ""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    result = from_json(content["comparison"])
+    figures[f"{path.stem}.svg"] = claim_figure(result)
+    lines = ["| claim | found (95 % interval) | verdict |", "|---|---|---|"]
+    for claim in content["claims"]:
+        lines.append(f"| {claim['text']} | {found_text(result, claim)} | **{claim['verdict']}** |")
+    machine, seeds = content["machine"], len(content["comparison"]["seeds"])
+    made = f"`posttrain claim run {int(number)}`: {seeds} seeds, {machine['cores']} cores ({machine['cpu']})."
+    return "\n".join([*lines, "", f"![{path.stem}: every seed of every arm](figures/{path.stem}.svg)", "", made])
+
+
+def found_text(result: ComparisonResult, claim: dict[str, Any]) -> str:
+    """An effect with its interval, in the units of its measure."""
+    shown = next(found for found in result.measures if found.name == claim["metric"])
+    write = difference_text if claim["minus"] else value_text
+    low, high = claim["interval"]
+    behind = unit(shown) if claim["minus"] else ""
+    return f"{write(shown, claim['effect'])}{behind} ({write(shown, low)} to {write(shown, high)})"
+
+
+def cost_text(root: Path, name: str) -> str:
+    """What a step of a method costs, where it was measured; "" else."""
+    path = root / "benchmarks" / "results" / "objectives-cpu.json"
+    row = (_read(path)["objectives"] if path.is_file() else {}).get(name.replace("_", "-"))
+    if row is None:
+        return ""
+    needs = f", of which its formula needs {1 + row['needs']:.2f}" if row["needs"] else ""
+    return f"One step of `{name}` costs {row['cost']:.2f} of a plain likelihood step{needs} (`make bench`)."
+
+
+def method_pages(root: Path) -> dict[Path, str]:
+    """docs/methods/ with what claims and benchmarks showed filled in, and the claims' figures."""
+    folder, figures = root / "docs" / "methods", dict[str, str]()
+    pages = {}
+
+    def filled(match: re.Match[str]) -> str:
+        kind, name = match[1], match[2]
+        text = claim_text(root, name, figures) if kind == "claim" else cost_text(root, name)
+        marker = f"<!-- {kind}:{name} -->"
+        return f"{marker}\n{text}\n<!-- end -->" if text else marker
+
+    pattern = re.compile(r"<!-- (claim|cost):(\S+) -->(?:\n(?:(?!<!--).*\n)*<!-- end -->)?")
+    for path in sorted(folder.glob("*.md")):
+        pages[path] = pattern.sub(filled, path.read_text(encoding="utf-8"))
+    return pages | {folder / "figures" / name: text for name, text in figures.items()}
+
+
+def benchmark_page(root: Path) -> str:
+    """benchmarks/README.md with the tables of the recorded results."""
+    path = root / "benchmarks" / "README.md"
+    text, marker = path.read_text(encoding="utf-8").partition("<!-- results -->")[:2]
+    tables = "\n\n".join(benchmark_tables(root / "benchmarks" / "results"))
+    return f"{text}{marker}\n\n{tables}\n"
+
+
+def benchmark_tables(folder: Path) -> Iterable[str]:
+    """One table for each recorded benchmark."""
+    sft = _read(folder / "sft-cpu.json")
+    machine = sft["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in sft["versions"].items())
+    yield (
+        f"Taken on {machine['cores']} cores ({machine['cpu']}), Python {machine['python']}, {versions}. Medians, and "
+        "(least to most) of the turns. `ours` is our number divided by the contender's."
+    )
+    for name, found in sft["workloads"].items():
+        yield _workload(name, found)
+    yield _engine(_read(folder / "engine-cpu.json"))
+    if (folder / "objectives-cpu.json").is_file():
+        yield _objectives(_read(folder / "objectives-cpu.json")["objectives"])
+
+
+def _workload(name: str, found: dict[str, Any]) -> str:
+    rate = found["matrix_gflops"]["median"]
+    rows = []
+    for contender, row in found["contenders"].items():
+        cells = [f"{row['trained_tokens_per_second']['median']:,.0f}", f"{row['share_of_floor']['median']:.2f}"]
+        cells += [f"{row['training_mib']['median']:,.0f} MiB"]
+        ratios = [row.get(key) for key in RATIOS]
+        cells += [f"{r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})" if r else "" for r in ratios]
+        rows.append([contender, *cells])
+    head = ["", "trained tokens/s", "of the floor", "memory of training"]
+    head += ["ours: speed", "ours: memory of training", "ours: memory of the process"]
+    return f"### {name}: {found['parameters'] / 1e6:.1f}M parameters, {rate:.0f} GFLOP/s\n\n{_table(head, rows)}"
+
+
+def _engine(found: dict[str, Any]) -> str:
+    rows = []
+    for kind in ("varied", "equal"):
+        row = found[kind]
+        theirs = max(row[name]["tokens_per_second"] for name in ("transformers", "transformers_all_rows"))
+        rows.append([kind, f"{row['posttrain']['tokens_per_second']:,.0f}", f"{theirs:,.0f}", f"{row['ratio']:.2f}"])
+    title = "### engine: generated tokens a second beside transformers' `generate`"
+    return f"{title}\n\n{_table(['lengths', 'ours', 'transformers', 'ratio'], rows)}"
+
+
+def _objectives(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{row['cost']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+            f"{1 + row['needs']:.2f}",
+            f"{row['own']:.2f}",
+        ]
+        for name, row in found.items()
+    ]
+    head = ["objective", "cost", "what its formula needs", "cost / needs"]
+    return f"### objectives: one step's gradient, in steps of plain likelihood\n\n{_table(head, rows)}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
