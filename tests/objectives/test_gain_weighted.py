@@ -78,7 +78,9 @@ def test_loss_and_gradient_are_those_of_the_sheet() -> None:
     )
 
 
-@pytest.mark.parametrize(("spec", "step"), [("glow", Step(epoch=0.99)), ({**TWO, "beta": 0.0}, LATER)], ids=str)
+@pytest.mark.parametrize(
+    ("spec", "step"), [("glow", Step(epoch=0.99)), ({**TWO, "beta": 0.0}, LATER)], ids=["first epoch", "beta 0"]
+)
 def test_the_first_epoch_and_beta_0_with_alpha_2_are_plain_fine_tuning_on_sample_means(spec: Any, step: Step) -> None:
     batch = visited(TOKENS, [3.0, 0.1], step)
     by_sample = batch.mean_by_sequence(losses("nll", batch, LOGITS))

@@ -292,7 +292,8 @@ def test_no_tensor_of_all_tokens_by_the_vocabulary_ever_exists(needs: tuple[Need
         sum((scores[need.name].sum() for need in needs), scores.logprobs.sum()).backward()
     assert head.projection.weight.grad is not None
     assert 15 * vocabulary < largest.elements <= 16 * vocabulary < len(hidden) * vocabulary / 20
-    last_chunk = 10 * 15 * vocabulary if any(need.differentiable for need in needs) else 0  # 15 rows, kept as they are
+    # Of the last chunk (15 rows) autograd keeps what it needs: a dozen tensors. The others are computed again.
+    last_chunk = 12 * 15 * vocabulary if any(need.differentiable for need in needs) else 0
     assert sum(saved) <= hidden.numel() + head.projection.weight.numel() + 4 * len(hidden) + last_chunk
 
 
