@@ -14,11 +14,14 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from posttrain.adaptation import adapters
+from posttrain.advantages import advantages
 from posttrain.catalogue import FAMILIES, papers, status
 from posttrain.curation import curations
 from posttrain.objectives import objectives
 from posttrain.recipe import fields, shipped_recipes
 from posttrain.registry import Registry
+from posttrain.rewards import rewards
+from posttrain.sources import transforms
 from posttrain.tasks import tasks
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +86,9 @@ def recipes_page() -> str:
         parts.append(f"## Stage `{name}`\n\n{(model.__doc__ or '').strip()}\n\n{table(model)}")
     parts.append(f"### `watch`\n\n{(fields.Watch.__doc__ or '').strip()}\n\n{table(fields.Watch)}")
     parts.append(f"### `early_stopping`\n\n{(fields.EarlyStop.__doc__ or '').strip()}\n\n{table(fields.EarlyStop)}")
-    rooms = {"Objectives": objectives, "Adapters": adapters, "Tasks": tasks, "Curation": curations}
+    parts.append(f"### `rollouts`\n\n{(fields.RolloutSource.__doc__ or '').strip()}\n\n{table(fields.RolloutSource)}")
+    rooms = {"Objectives": objectives, "Advantages": advantages, "Rewards": rewards, "Transforms": transforms}
+    rooms |= {"Adapters": adapters, "Tasks": tasks, "Curation": curations}
     for title, registry in rooms.items():
         parts.append(f"## {title}\n\n" + "\n".join(pieces(registry)))
     shipped = "\n".join(f"- `{name}`" for name in shipped_recipes())

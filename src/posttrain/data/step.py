@@ -39,6 +39,7 @@ class Step:
     - `policy`, `score`, `gather`, `gradient`, `draw`: see their types.
     - `memory`: name -> sample id -> value, what a loss's metrics were when a sample was last visited (those that it
       declares with `remember`). The same on every rank, and kept in checkpoints.
+    - `report`: name -> (sum, count), what a source measures for the log; added up over ranks and averaged.
     - `shared`: what a loss's `prepare` leaves for its own forward passes in this step (`batch.step.shared`).
     """
 
@@ -52,6 +53,7 @@ class Step:
     gradient: Gradient = _absent
     draw: Draw = _absent
     memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    report: dict[str, tuple[float, float]] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
 
     @property

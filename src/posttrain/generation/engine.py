@@ -14,8 +14,8 @@ class Sampling:
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 are off. Filters apply after the temperature, in the
     order top-k, top-p, min-p (as transformers does). `stop` strings end an answer and stay in its text; `stop_tokens`
-    come on top of the model's own end-of-turn tokens. `seed` names the random stream: the same (seed, prompt index,
-    sample index) draws the same answer whatever else is in the batch, up to floating-point ties.
+    come on top of the model's own end-of-turn tokens. `seed` names the random stream: the same (seed, prompt key or
+    index, sample index) draws the same answer whatever else is in the batch, up to floating-point ties.
     """
 
     max_new_tokens: int = 256
@@ -30,9 +30,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens `[T]` to continue: a question, and behind it what the answer is forced to begin with."""
+    """Tokens `[T]` to continue: a question, and behind it what the answer is forced to begin with.
+
+    `key` names its random stream (31 bits); None: its place in the call.
+    """
 
     tokens: npt.NDArray[np.int32]
+    key: int | None = None
 
 
 @dataclass(frozen=True)

@@ -255,9 +255,11 @@ class _Run:
         return self._step(cache, last, [len(prompt) - 1 for prompt in prompts])
 
     def _answer(self, prompt: int, sample: int) -> _Answer:
-        length = len(self.prompts[prompt].tokens)
+        asked = self.prompts[prompt]
+        length = len(asked.tokens)
         limit = min(self.sampling.max_new_tokens, self.context - length)
-        return _Answer(prompt, sample, length, limit, stream(self.sampling.seed, prompt, sample))
+        key = prompt if asked.key is None else asked.key
+        return _Answer(prompt, sample, length, limit, stream(self.sampling.seed, key, sample))
 
     def _rows(self, rows: list[int]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int64, device=self.device)

@@ -173,6 +173,26 @@ class EarlyStop(Strict):
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+class RolloutSource(Decoding):
+    """Answers that the model draws itself, scored, as what it learns from. 'data' gives the questions."""
+
+    prompts: PositiveInt = Field(8, description="questions of a round, over all ranks")
+    n: PositiveInt = Field(8, description="answers to each question")
+    temperature: float = Field(1.0, gt=0)
+    reward: str | dict[str, Any] | list[str | dict[str, Any]] = Field(
+        "task", description="a reward, or parts to add up; each takes weight, gate, since and until"
+    )
+    advantage: Piece = Field("group", description="how rewards become advantages")
+    mini_batches: PositiveInt = Field(1, description="optimiser steps that a round is cut into")
+    epochs: PositiveInt = Field(1, description="passes over a round")
+    refills: int = Field(
+        0, ge=0, description="how often questions whose answers are all worth the same are replaced; 0 keeps them"
+    )
+    truncated: Literal["keep", "mask"] = Field("keep", description="learn from answers that ran out of tokens, or not")
+    kl_in_reward: float = Field(0.0, ge=0, description="each token's reward is this times -(log π_old - log π_0)")
+    max_errors: float = Field(0.1, ge=0, lt=1, description="share of answers without a reward that stops the run")
+
+
 class Train(Rendered):
     """Move a model's weights."""
 
@@ -181,6 +201,9 @@ class Train(Rendered):
     data: str = Field("train", description="name of a data set")
     objective: str | dict[str, Any] | list[str | dict[str, Any]] = Field(
         "nll", description="a loss, or terms to add up"
+    )
+    rollouts: RolloutSource | None = Field(
+        None, description="learn from the model's own answers to the data's questions, not from the data's responses"
     )
     transforms: list[Piece] = Field(
         [], description="what happens to a step's samples before the loss, in order, anew at every visit"
@@ -214,6 +237,14 @@ class Train(Rendered):
     )
     watch: Watch | None = None
     early_stopping: EarlyStop | None = None
+
+    @model_validator(mode="after")
+    def _rollouts_have_their_own_size(self) -> "Train":
+        if self.rollouts is not None and self.batch_size != Train.model_fields["batch_size"].default:
+            raise ValueError("batch_size has no effect on rollouts: set rollouts.prompts, n and mini_batches")
+        if self.rollouts is not None and self.cache_reference:
+            raise ValueError("cache_reference scores fixed data, and rollouts are drawn anew: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _stopping_needs_watch(self) -> "Train":

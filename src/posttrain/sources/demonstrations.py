@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from posttrain.data import Sequence
 from posttrain.data.step import Step
+from posttrain.sources.order import Order
 
 _ANOTHER = 1
 """Keeps the draws of `another` apart from those of the order."""
@@ -42,11 +42,11 @@ class Demonstrations:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.data, self.batch_size, self.seed, self.shuffle = data, batch_size, seed, shuffle
+        self.data, self.batch_size, self.seed = data, batch_size, seed
         self.pairs, self.rank, self.ranks = pairs, rank, ranks
         self.items = len(data) // 2 if pairs else len(data)
         self.total = max(1, round(epochs * self.items))
-        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+        self._order = Order(self.items, seed, shuffle=shuffle)
 
     @property
     def steps(self) -> int:
@@ -57,7 +57,7 @@ class Demonstrations:
         """Items of the whole step, all ranks together."""
         start = step * self.batch_size
         places = range(start, min(start + self.batch_size, max(self.total, start + 1)))
-        return [int(self._permutation(place // self.items)[place % self.items]) for place in places]
+        return [self._order[place] for place in places]
 
     def next(self, step: Step) -> list[Sequence]:
         """This rank's share of a step."""
@@ -84,10 +84,3 @@ class Demonstrations:
 
     def restore(self, states: list[dict[str, Any]]) -> None:
         """Nothing to restore."""
-
-    def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
-        if self._order is None or self._order[0] != epoch:
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(self.items) if self.shuffle else np.arange(self.items)
-            self._order = (epoch, order)
-        return self._order[1]

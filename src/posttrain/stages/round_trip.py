@@ -7,7 +7,6 @@ from torch import Tensor
 
 from posttrain.data import Sequence
 from posttrain.data.batch import collate
-from posttrain.data.token_store import EncodedDataset
 from posttrain.errors import UserError
 from posttrain.generation import Prompt, Sampling
 from posttrain.generation.local import LocalEngine
@@ -27,8 +26,8 @@ class SavedModelDiffersError(Exception):
 
 
 @torch.no_grad()
-def check_saved(policy: Policy, folder: Path, dataset: EncodedDataset, ranks: Ranks) -> dict[str, float]:
-    """Mean absolute difference of log-probs on a few training rows between the trained and the reloaded model.
+def check_saved(policy: Policy, folder: Path, rows: list[Sequence], ranks: Ranks) -> dict[str, float]:
+    """Mean absolute difference of log-probs on some rows (`ROWS` are enough) between trained and reloaded model.
 
     Every rank must call this (sharded weights need all of them); the first one loads and compares. Raises
     `SavedModelDiffersError` when the difference is above what rounding explains, or when greedy answers differ although
@@ -38,7 +37,6 @@ def check_saved(policy: Policy, folder: Path, dataset: EncodedDataset, ranks: Ra
     if sum(p.numel() for p in policy.model.parameters()) > LARGEST:
         return {}
     policy.model.eval()
-    rows = [dataset[index] for index in range(min(ROWS, len(dataset)))]
     trained = policy.scores(collate(rows, layout=policy.layout).to(policy.device)).logprobs
     try:
         return ranks.on_main(lambda: _compare(policy, folder, rows, trained))

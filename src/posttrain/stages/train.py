@@ -1,32 +1,29 @@
 """The train stage: a model, a data set and an objective become a better model."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from operator import itemgetter
 from typing import Any
 
 import torch
 
 from posttrain.adaptation import adapters
 from posttrain.data.rendering import Rendering, turn_end_tokens
-from posttrain.data.token_store import EncodedDataset
 from posttrain.errors import UserError
 from posttrain.objectives import Objective, build_objective
 from posttrain.policy import Policy, Reference, load_tokenizer
 from posttrain.policy.loading import bare_model
 from posttrain.recipe import Model, Train
-from posttrain.sources import Demonstrations, Transformed, build_transform
-from posttrain.sources.demonstrations import Dataset
+from posttrain.sources import Transformed, build_transform
 from posttrain.stages.context import Context
-from posttrain.stages.encoded import encoded, rendering_of
-from posttrain.stages.files import write_atomically
+from posttrain.stages.encoded import rendering_of
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
-from posttrain.stages.reference_scores import check_cacheable, with_reference
-from posttrain.stages.round_trip import check_saved
+from posttrain.stages.reference_scores import check_cacheable
+from posttrain.stages.rolling import RolloutSupply
+from posttrain.stages.round_trip import ROWS, check_saved
 from posttrain.stages.shape import Shape, check_one_vocabulary, moved_parameters
+from posttrain.stages.supply import DemonstrationSupply, Supply
 from posttrain.stages.watching import HELD_OUT, Watcher, check_watch
 from posttrain.terminal import Bar
 from posttrain.training.checkpoints import CheckpointStore
@@ -60,40 +57,26 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     numbers: dict[str, int | float | str] = {"parameters": shape.parameters}
     if stage.adapter is not None:
         numbers["trained_parameters"] = moved
-    data = context.data(stage.data)
-    if writers := sorted(context.pending(data)):
-        notes = (
-            *watched,
-            f"the data come from stage '{', '.join(writers)}': steps and tokens are known once it has run",
-        )
-        return Plan(
-            numbers | {"memory": _memory(context.micro_batch_tokens(stage), stage, origin, shape, objective, moved)},
-            notes,
-        )
-    dataset = encoded(context, stage.data, tokenizer, rendering_of(stage, shape.model), pairs=objective.needs_pairs)
-    objective.check(dataset.kinds())
-    source = _source(context, stage, dataset)
-    steps = stage.steps or source.steps
-    report, samples = dataset.report, dataset.report.kept
-    numbers |= {
-        "rows": report.rows,
-        "samples": samples,
-        "duplicates": report.duplicates,
-        "refused": sum(report.refused.values()),
-        "truncated": report.truncated,
-        "steps": steps,
-        "epochs": round(source.total / samples, 3),
-        "samples_per_step": stage.batch_size,
-        "tokens_per_step": round(report.tokens / samples * stage.batch_size),
-        "trained_tokens_per_step": round(report.trained_tokens / samples * stage.batch_size),
-        "trained_share": round(report.trained_tokens / report.tokens, 4),
-        "trained_tokens": round(source.total * report.trained_tokens / samples),
-        "memory": _memory(context.micro_batch_tokens(stage), stage, origin, shape, objective, moved),
+    memory: dict[str, int | float | str] = {
+        "memory": _memory(context.micro_batch_tokens(stage), stage, origin, shape, objective, moved)
     }
-    refused = tuple(f"{count} rows refused: {reason}" for reason, count in report.refused.items())
+    if writers := sorted(context.pending(context.data(stage.data))):
+        note = f"the data come from stage '{', '.join(writers)}': steps and tokens are known once it has run"
+        return Plan(numbers | memory, (*watched, note))
+    supply = _supply(context, name, stage, objective, tokenizer, rendering_of(stage, shape.model))
+    found, notes = supply.numbers()
     return Plan(
-        numbers, (*refused, *report.notes, *_cautions(stage, origin, moved, objective), *watched, *context.ranks.notes)
+        numbers | found | memory,
+        (*notes, *_cautions(stage, origin, moved, objective), *watched, *context.ranks.notes),
     )
+
+
+def _supply(
+    context: Context, name: str, stage: Train, objective: Objective, tokenizer: Any, rendering: Rendering
+) -> Supply:
+    if stage.rollouts is None:
+        return DemonstrationSupply(context, name, stage, objective, tokenizer, rendering)
+    return RolloutSupply(context, name, stage, stage.rollouts, objective, tokenizer, rendering)
 
 
 def _cautions(stage: Train, model: Model, moved: int, objective: Objective) -> list[str]:
@@ -115,24 +98,24 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
     policy = load_policy(context, stage.init_from, torch.device("cpu") if sharded else None)
     objective = build_objective(stage.objective)
     rendering = rendering_of(stage, policy.model)
-    dataset = encoded(context, stage.data, policy.tokenizer, rendering, pairs=objective.needs_pairs)
-    rows: Dataset = dataset
-    if objective.needs_reference and stage.cache_reference:
+    supply = _supply(context, name, stage, objective, policy.tokenizer, rendering)
+    compares = _compares(stage, objective)
+    if compares and stage.cache_reference:
         named = stage.reference or (stage.init_from if sharded else None)
-        rows = with_reference(context, stage, load_policy(context, named) if named else policy, dataset)
-    elif objective.needs_reference:
+        supply.cache_reference(load_policy(context, named) if named else policy)
+    elif compares:
         _set_reference(context, policy, stage)
     if stage.adapter is not None:
         policy = _adapted(policy, stage, context.recipe.seed)
-        if objective.needs_reference and not stage.cache_reference and stage.reference is None:
+        if compares and not stage.cache_reference and stage.reference is None:
             policy.keep_reference()
     if sharded:
         if policy.reference is not None and policy.reference.model is not policy.model:
             policy.reference.model.to(context.ranks.device)
         shard(policy, context.ranks)
-    steps = stage.steps or _source(context, stage, dataset).steps
+    steps = stage.steps or supply.steps
     with context.terminal.bar(f"training {name}", steps, "steps") as bar:
-        loop = _loop(context, name, stage, policy, objective, _source(context, stage, dataset, rows), steps)
+        loop = _loop(context, name, stage, policy, objective, supply, steps)
         progress = train(replace(loop, show=_shown_on(bar)))
     del loop  # Adam's moments and the reference leave room for the second model of the round trip
     policy.reference = None
@@ -140,21 +123,8 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
     _end_turns(policy, rendering)
     state = model_state(policy, keep=context.ranks.is_main)
     context.ranks.on_main(lambda: policy.save(target, state_dict=state))
-    _list_refused(context, name, dataset)
     with context.terminal.waiting(f"reading {name} again"):
-        return _summary(progress, dataset) | check_saved(policy, target, dataset, context.ranks)
-
-
-def _list_refused(context: Context, name: str, dataset: EncodedDataset) -> None:
-    """The rows that could not be trained on, with their numbers and reasons, in `refused/<stage>.jsonl`."""
-    rows = [
-        {"row": example.row, "reason": reason, "detail": example.detail, "sample_id": example.id}
-        for reason, examples in dataset.report.examples.items()
-        for example in examples
-    ]
-    if rows and context.ranks.is_main:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sorted(rows, key=itemgetter("row")))
-        write_atomically(context, f"refused/{name}.jsonl", text)
+        return _summary(progress) | supply.summary() | check_saved(policy, target, supply.probe(ROWS), context.ranks)
 
 
 def _end_turns(policy: Policy, rendering: Rendering) -> None:
@@ -171,14 +141,14 @@ def _loop(
     stage: Train,
     policy: Policy,
     objective: Objective,
-    source: Demonstrations,
+    supply: Supply,
     steps: int,
 ) -> Loop:
     fingerprint = context.stage_fingerprint(name)
     folder = context.folder / "checkpoints" / name
     return Loop(
         policy=policy,
-        source=Transformed(source, [build_transform(spec) for spec in stage.transforms]),
+        source=Transformed(supply.source(policy), [build_transform(spec) for spec in stage.transforms]),
         objective=objective,
         optimiser=build_optimiser(
             policy.trainable_parameters(),
@@ -188,7 +158,7 @@ def _loop(
             betas=stage.betas,
         ),
         learning_rate=lambda step: stage.lr * _factor(stage, step, steps),
-        settings=_settings(context, name, stage, steps, source.items),
+        settings=_settings(context, name, stage, steps, supply.steps_per_epoch),
         journal=context.journal,
         ranks=context.ranks,
         checkpoints=CheckpointStore(folder, fingerprint),
@@ -214,6 +184,8 @@ def _is_sharded(context: Context, stage: Train) -> bool:
 def _check_sharding(context: Context, stage: Train) -> None:
     if not _is_sharded(context, stage):
         return
+    if stage.rollouts is not None:
+        raise UserError("answers cannot be drawn while the weights are cut over ranks: train with sharding=none")
     if stage.watch is not None and stage.watch.generate:
         raise UserError(
             "answers cannot be drawn while the weights are cut over ranks: set watch.generate=false (the held-out loss "
@@ -225,6 +197,11 @@ def _check_sharding(context: Context, stage: Train) -> None:
         raise UserError("an adapter on weights that are in no folder cannot be saved from shards: merge them first")
     if stage.optimizer == "adafactor":
         raise UserError("optimizer 'adafactor' cannot be used with sharding: its moments do not follow the weights")
+
+
+def _compares(stage: Train, objective: Objective) -> bool:
+    """Does the loss, or the reward, compare with a reference model?"""
+    return objective.needs_reference or (stage.rollouts is not None and stage.rollouts.kl_in_reward > 0)
 
 
 def _set_reference(context: Context, policy: Policy, stage: Train) -> None:
@@ -243,28 +220,15 @@ def _adapted(policy: Policy, stage: Train, seed: int) -> Policy:
     return policy.adapted(model)
 
 
-def _source(context: Context, stage: Train, dataset: EncodedDataset, rows: Dataset | None = None) -> Demonstrations:
-    """The order of the data set's rows; `rows` are the same with more columns."""
-    return Demonstrations(
-        rows or dataset,
-        stage.batch_size,
-        context.recipe.seed,
-        epochs=stage.epochs if stage.steps is None else stage.steps * stage.batch_size / dataset.report.kept,
-        pairs=dataset.pairs,
-        rank=context.ranks.rank,
-        ranks=context.ranks.count,
-    )
-
-
 def _factor(stage: Train, step: int, steps: int) -> float:
     return learning_rate_factor(step, steps, stage.schedule, warmup=stage.warmup, decay=stage.decay, floor=stage.floor)
 
 
-def _settings(context: Context, name: str, stage: Train, steps: int, samples: int) -> LoopSettings:
+def _settings(context: Context, name: str, stage: Train, steps: int, steps_per_epoch: float) -> LoopSettings:
     return LoopSettings(
         stage=name,
         steps=steps,
-        steps_per_epoch=samples / stage.batch_size,
+        steps_per_epoch=steps_per_epoch,
         token_budget=context.micro_batch_tokens(stage),
         seed=context.recipe.seed,
         gradient_clip=stage.gradient_clip,
@@ -283,13 +247,12 @@ def _early_stopping(stage: Train) -> EarlyStopping | None:
     return EarlyStopping(rule.metric, rule.patience, larger)
 
 
-def _summary(progress: Progress, dataset: EncodedDataset) -> dict[str, Any]:
+def _summary(progress: Progress) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "steps": progress.step,
         "seconds": round(progress.seconds, 3),
         "loss": progress.last.get("loss"),
         "trained_tokens": progress.tokens,
-        "samples": dataset.report.kept,
     }
     if progress.best is not None:
         summary["best_step"] = progress.best_step

@@ -24,7 +24,7 @@ from posttrain.training.sharding import (
     trained_weights,
     whole,
 )
-from posttrain.training.step import Records, Stopwatch, accumulate_gradients, begin
+from posttrain.training.step import Records, Stopwatch, accumulate_gradients, add_metrics, begin, means
 
 Evaluate = Callable[[int], dict[str, float]]
 """Evaluation after some steps: metric name -> value. It writes its answers itself."""
@@ -166,6 +166,7 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     return {
         "loss": result.loss,
         **result.metrics,
+        **_reported(step.report, loop.ranks),
         "lr": rate,
         "grad_norm": norm,
         "tokens": result.tokens,
@@ -175,6 +176,14 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
         "tokens_per_second": result.tokens / elapsed,
         **spent,
     }
+
+
+def _reported(report: dict[str, tuple[float, float]], ranks: Ranks) -> dict[str, float]:
+    """The means of what a source measured, over all ranks."""
+    joined: dict[str, tuple[float, float]] = {}
+    for share in ranks.gather(report):
+        joined = add_metrics(joined, share)
+    return means(joined)
 
 
 def _seed_dropout(seed: int, step: int, rank: int) -> None:

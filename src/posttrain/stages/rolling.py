@@ -1,0 +1,176 @@
+"""A train stage's own answers as its data: questions, engine, rewards and advantages become a source."""
+
+import math
+from collections.abc import Sequence as List
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from posttrain.advantages import NEED_BASELINE, NEED_VALUES, build_advantage
+from posttrain.data import Origin, Sequence
+from posttrain.data.rendering import Rendering, turn_end_tokens
+from posttrain.errors import UserError
+from posttrain.evaluation import Answer
+from posttrain.generation.local import LocalEngine
+from posttrain.objectives import Objective
+from posttrain.policy import Policy
+from posttrain.recipe import RolloutSource, Train
+from posttrain.rewards import build_reward
+from posttrain.sources import Source
+from posttrain.sources.rollouts import Question, Rollout, Rollouts, RolloutSettings
+from posttrain.stages.asking import questions, sampling_of
+from posttrain.stages.context import Context
+from posttrain.stages.encoded import prompts_of
+from posttrain.stages.supply import Numbers
+
+
+class RolloutSupply:
+    """Questions that are asked round after round, and how their answers are scored."""
+
+    def __init__(
+        self,
+        context: Context,
+        name: str,
+        stage: Train,
+        rules: RolloutSource,
+        objective: Objective,
+        tokenizer: Any,
+        rendering: Rendering,
+    ) -> None:
+        self.context, self.name, self.stage, self.rules = context, name, stage, rules
+        self.reward, self.advantage = build_reward(rules.reward), build_advantage(rules.advantage)
+        _check(stage, rules, objective)
+        self.samples = questions(context, stage.data)
+        self._check_answers()
+        self.prompts = prompts_of(self.samples, tokenizer, rendering, rules.max_new_tokens)
+        self._ends = tuple(sorted(turn_end_tokens(tokenizer, rendering)))
+        rounds = math.ceil(stage.epochs * len(self.samples) / rules.prompts)
+        self.steps = rounds * self.settings.updates
+        self.steps_per_epoch = len(self.samples) / rules.prompts * self.settings.updates
+
+    @property
+    def settings(self) -> RolloutSettings:
+        """The rules of the recipe as the source takes them."""
+        rules = self.rules
+        return RolloutSettings(
+            prompts=rules.prompts,
+            n=rules.n,
+            sampling=replace(sampling_of(rules, self.context.recipe.seed), stop_tokens=self._ends),
+            mini_batches=rules.mini_batches,
+            epochs=rules.epochs,
+            refills=rules.refills,
+            truncated=rules.truncated,
+            kl_in_reward=rules.kl_in_reward,
+            max_errors=rules.max_errors,
+        )
+
+    def numbers(self) -> tuple[Numbers, tuple[str, ...]]:
+        """Questions, answers and updates; see `Supply.numbers`."""
+        rules, steps = self.rules, self.stage.steps or self.steps
+        rounds = math.ceil(steps / self.settings.updates)
+        found: Numbers = {
+            "questions": len(self.samples),
+            "steps": steps,
+            "rounds": rounds,
+            "epochs": round(rounds * rules.prompts / len(self.samples), 3),
+            "answers_per_round": rules.prompts * rules.n,
+            "updates_per_round": self.settings.updates,
+            "answers": rounds * rules.prompts * rules.n,
+            "longest_prompt": max(len(tokens) for tokens in self.prompts.values()),
+        }
+        return found, ()
+
+    def cache_reference(self, reference: Policy) -> None:
+        """Refused: what is drawn anew has no scores to keep."""
+        raise UserError("cache_reference scores fixed data, and rollouts are drawn anew: leave it out")
+
+    def source(self, policy: Policy) -> Source:
+        """See `Supply.source`."""
+        context = self.context
+
+        def generate(policy: Policy, prompts: Any, n: int, sampling: Any) -> Any:
+            with policy.computing():
+                return LocalEngine(policy.model, policy.tokenizer, slots=self.rules.slots).generate(
+                    prompts, n, sampling
+                )
+
+        return Rollouts(
+            [Question(sample, self.prompts[sample.id]) for sample in self.samples],
+            self.settings,
+            generate=generate,
+            reward=self.reward,
+            verify=context.verify,
+            advantage=self.advantage,
+            seed=context.recipe.seed,
+            record=self._record,
+            rank=context.ranks.rank,
+            ranks=context.ranks.count,
+        )
+
+    def probe(self, count: int) -> list[Sequence]:
+        """The first questions, read as if they were answers."""
+        return [_as_target(self.prompts[sample.id], sample.id) for sample in self.samples[:count]]
+
+    def summary(self) -> dict[str, Any]:
+        """How many questions there are."""
+        return {"questions": len(self.samples)}
+
+    def _record(self, rollouts: List[Rollout], step: int) -> None:
+        """Every rollout with its score, in `samples/<stage>.jsonl`."""
+        shares = self.context.ranks.gather([_row(rollout, step) for rollout in rollouts])
+        self.context.journal.answers(self.name, [row for share in shares for row in share])
+
+    def _check_answers(self) -> None:
+        if "task" not in str(self.rules.reward):
+            return
+        missing = [sample for sample in self.samples if not self.context.has_verifier(sample)]
+        if missing:
+            raise UserError(
+                f"data '{self.stage.data}': {len(missing)} of {len(self.samples)} samples have no 'answer', which "
+                "reward 'task' compares with; add a column 'answer', or choose another reward"
+            )
+
+
+def _check(stage: Train, rules: RolloutSource, objective: Objective) -> None:
+    """Refuse what cannot learn: groups of one, and losses that do not read rollouts."""
+    name = rules.advantage if isinstance(rules.advantage, str) else rules.advantage["name"]
+    if name in (*NEED_BASELINE, *NEED_VALUES):
+        raise UserError(f"advantage '{name}': no source gives what it reads (greedy answers, a critic's values) yet")
+    if name in ("group", "leave_one_out") and rules.n < 2:
+        raise UserError(
+            f"advantage '{name}' compares the answers to a question: 'n' must be 2 or more, found {rules.n}"
+        )
+    if not any("advantage" in term.columns for term in objective.terms):
+        raise UserError(
+            "rollouts are learned from through the column 'advantage', and no term of the objective reads it: "
+            "add 'grpo', 'ppo', 'reinforce' ..."
+        )
+    if rules.kl_in_reward and stage.reference is None and not objective.needs_reference:
+        raise UserError("kl_in_reward needs a reference: name the model in 'reference' ('base', an earlier stage ...)")
+
+
+def _as_target(tokens: Any, sample_id: str) -> Sequence:
+    drawn = np.arange(len(tokens)) > 0
+    return Sequence(tokens, drawn, np.full(len(tokens), Origin.PROMPT, np.uint8), sample_id)
+
+
+def _row(rollout: Rollout, step: int) -> dict[str, Any]:
+    attempt, score = rollout.attempt, rollout.score
+    answer = Answer(
+        sample_id=attempt.sample.id,
+        task=attempt.sample.task,
+        prompt=attempt.sample.prompt_text,
+        expected=attempt.sample.answer,
+        text=attempt.text,
+        value=score.value if score.error is None else None,
+        parts=score.parts,
+        info=score.info,
+        error=score.error,
+        finish_reason=attempt.finish_reason,
+        tokens=attempt.length,
+        logprob=float(attempt.logprobs.sum()),
+        draw=rollout.draw,
+        step=step,
+    )
+    return answer.to_json() | {"advantage": round(rollout.advantage, 4)}

@@ -1,0 +1,87 @@
+"""The shipped recipes that learn from their own answers, made small and run from end to end."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import assert_same_run, die_while_saving, manifest, metrics, run_in_process, run_quietly, start
+
+from posttrain.errors import UserError
+from posttrain.recipe import Recipe, read_recipe
+
+SMALL = ["data.train.count=12", "data.test.count=4", "data.longer.count=2", "train.steps=2", "train.rollouts.prompts=4"]
+SMALL += ["train.rollouts.n=4", "train.rollouts.max_new_tokens=24"]
+
+
+def small(name: str, out: Path, *more: str) -> Recipe:
+    return read_recipe(name, [*SMALL, *more, f"out={out}"])
+
+
+def drawn(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "samples" / "train.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr-grpo", "dapo", "rloo", "gspo", "cispo", "reinforce-plus-plus", "raft"])
+def test_the_recipe_trains(name: str, tmp_path: Path) -> None:
+    recipe = small(name, tmp_path / "run")
+    run_quietly(recipe.model_copy(update={"stages": {"train": recipe.stages["train"]}}))
+    rows = metrics(tmp_path / "run")
+    assert len(rows) == 2
+    assert {"reward", "dead_groups", "length", "truncated", "sampled_entropy"} < rows[0].keys()
+    assert len({(row["sample_id"], row["draw"], row["step"]) for row in drawn(tmp_path / "run")}) >= 16
+
+
+def test_grpo_runs_whole_and_keeps_every_answer_with_its_score(tmp_path: Path) -> None:
+    run_quietly(small("grpo", tmp_path, "objective=[grpo, {name: kl, weight: 0.04, reduction: sequences}]"))
+    assert manifest(tmp_path)["status"] == "finished"
+    answers = drawn(tmp_path)
+    assert len(answers) == 2 * 4 * 4
+    assert {answer["step"] for answer in answers} == {0, 1}
+    for answer in answers:
+        assert answer["value"] == answer["parts"]["task"]
+    rows = [row for row in metrics(tmp_path) if row["kind"] == "train"]
+    assert rows[0]["grpo/ratio"] == pytest.approx(1.0)
+    assert rows[0]["kl/k3"] == pytest.approx(0.0, abs=1e-6)
+    assert rows[1]["kl/k3"] > 0
+    # what the engine thought of its answers is what the trainer thinks of them
+    assert rows[0]["nll"] == pytest.approx(rows[0]["sampled_entropy"], abs=1e-4)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_killed_between_rollout_and_update_nothing_is_lost_and_nothing_drawn_twice(at: int, tmp_path: Path) -> None:
+    more = ["train.rollouts.mini_batches=2", "train.steps=4", "train.checkpoint_every=1"]
+
+    def recipe(name: str) -> Recipe:
+        found = small("grpo", tmp_path / name, *more)
+        return found.model_copy(update={"stages": {"train": found.stages["train"]}})
+
+    run_quietly(recipe("whole"))
+    process = start(die_while_saving, recipe("killed").model_dump(mode="json"), at)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    second = start(run_in_process, recipe("killed").model_dump(mode="json"))
+    second.join(120)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert drawn(tmp_path / "whole") == drawn(tmp_path / "killed")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["objective=nll"], "no term of the objective reads it"),
+        (["train.rollouts.n=1"], "'n' must be 2 or more"),
+        (["train.rollouts.advantage=gae"], "advantage 'gae'"),
+        (["train.rollouts.advantage=grup"], "unknown advantage 'grup'"),
+        (["train.rollouts.reward=tsk"], "unknown reward 'tsk'"),
+        (["train.rollouts.kl_in_reward=0.1"], "needs a reference"),
+        (["train.rollouts.max_new_tokens=2000"], "lower max_new_tokens"),
+        (["train.batch_size=8"], "rollouts.prompts"),
+        (["train.rollouts.temperature=0"], "temperature"),
+    ],
+)
+def test_what_cannot_learn_is_refused_before_anything_is_drawn(more: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        run_quietly(small("grpo", tmp_path / "run", *more))
+    assert not (tmp_path / "run" / "samples").exists()

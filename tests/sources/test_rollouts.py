@@ -1,0 +1,219 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posttrain.advantages import build_advantage
+from posttrain.data import Origin, Sample, user
+from posttrain.data.scores import TokenScores
+from posttrain.data.step import Step
+from posttrain.errors import UserError
+from posttrain.generation import Completion, Sampling
+from posttrain.rewards import Score, build_reward
+from posttrain.sources.rollouts import Question, Rollouts, RolloutSettings
+
+QUESTIONS = [
+    Question(Sample((user(f"{number}?"),), answer=str(number % 3)), np.array([7, number], np.int32))
+    for number in range(9)
+]
+SETTINGS = RolloutSettings(prompts=4, n=3, sampling=Sampling(max_new_tokens=4))
+
+
+def verify(sample: Sample, text: str) -> Score:
+    if text == "broken":
+        raise RuntimeError("cannot read this")
+    return Score(float(text == sample.answer), info={"extracted": text})
+
+
+class Mouth:
+    """Says numbers that depend on the question's key and the draw alone, like an engine does."""
+
+    def __init__(self, say: Any = lambda key, draw: str((key + draw) % 3)) -> None:
+        self.say, self.asked = say, 0
+
+    def __call__(self, policy: Any, prompts: Any, n: int, sampling: Sampling) -> list[Completion]:
+        self.asked += len(prompts)
+        return [self._completion(index, prompt.key, draw) for index, prompt in enumerate(prompts) for draw in range(n)]
+
+    def _completion(self, index: int, key: int, draw: int) -> Completion:
+        tokens = np.arange(2 + draw, dtype=np.int32) + 10
+        logprobs = np.full(len(tokens), -0.5, np.float32)
+        reason = "length" if draw == 2 else "stop"
+        return Completion(index, draw, tokens, logprobs, logprobs, reason, self.say(key, draw))  # type: ignore[arg-type]
+
+
+def source(settings: RolloutSettings = SETTINGS, mouth: Mouth | None = None, **more: Any) -> Rollouts:
+    advantage = more.pop("advantage", {"name": "group", "std": "none"})
+    return Rollouts(
+        QUESTIONS,
+        settings,
+        generate=mouth or Mouth(),
+        reward=build_reward("task"),
+        verify=verify,
+        advantage=build_advantage(advantage),
+        seed=0,
+        **more,
+    )
+
+
+def step(index: int = 0, **more: Any) -> Step:
+    return Step(index=index, total=10, seed=100 + index, **more)
+
+
+def scored(sequences: Any, needs: Any) -> list[TokenScores]:
+    """A trainer that finds every token a little likelier than the engine did, and the reference less likely."""
+    return [
+        TokenScores(torch.full((s.targets,), -0.4), {need.name: torch.full((s.targets,), -0.7) for need in needs})
+        for s in sequences
+    ]
+
+
+def test_answers_become_sequences_with_the_advantage_of_their_group() -> None:
+    seen: list[Any] = []
+    sequences = source(record=lambda rollouts, index: seen.extend(rollouts)).next(step())
+    assert len(sequences) == len(seen) == 12
+    by_group: dict[str, list[Any]] = {}
+    for sequence in sequences:
+        by_group.setdefault(sequence.group, []).append(sequence)
+    assert [len(group) for group in by_group.values()] == [3] * 4
+    for group in by_group.values():
+        rewards = np.array([sequence.scalars["reward"] for sequence in group])
+        for sequence, reward in zip(group, rewards, strict=True):
+            assert sequence.tokens[:2].tolist() == sequence.tokens[:2].tolist()
+            assert not sequence.target[:2].any()
+            assert sequence.target[2:].all()
+            assert (sequence.origin[2:] == Origin.ROLLOUT).all()
+            assert sequence.columns["advantage"][2:] == pytest.approx(reward - rewards.mean())
+            assert not sequence.columns["advantage"][:2].any()
+            assert sequence.columns["sampled_logprob"][2:] == pytest.approx(-0.5)
+            assert "old_logprobs" not in sequence.columns
+    assert [rollout.draw for rollout in seen[:3]] == [0, 1, 2]
+
+
+def test_the_questions_of_a_pass_all_come_and_then_in_another_order() -> None:
+    rolls = source(replace(SETTINGS, prompts=3))
+    rounds = [[s.sample_id for s in rolls.next(step(index))[::3]] for index in range(6)]
+    first, second = ([id for part in parts for id in part] for parts in (rounds[:3], rounds[3:]))
+    assert sorted(first) == sorted(second) == sorted(question.sample.id for question in QUESTIONS)
+    assert first != second
+
+
+def test_any_number_of_ranks_draws_the_same() -> None:
+    alone = source().next(step())
+    shares = [source(rank=rank, ranks=2).next(step()) for rank in range(2)]
+    together = sorted([*shares[0], *shares[1]], key=lambda s: (s.group, len(s)))
+    for ours, theirs in zip(sorted(alone, key=lambda s: (s.group, len(s))), together, strict=True):
+        assert ours.tokens.tolist() == theirs.tokens.tolist()
+        assert ours.columns["advantage"].tolist() == theirs.columns["advantage"].tolist()
+
+
+def test_questions_whose_answers_are_worth_the_same_are_replaced_where_asked_for() -> None:
+    mixed_at = 4
+
+    def say(key: int, draw: int) -> str:
+        return "9" if mouth.asked <= mixed_at else ("9", "0", "1")[draw]
+
+    mouth = Mouth(say)
+    report = step()
+    sequences = source(replace(SETTINGS, refills=3), mouth).next(report)
+    assert mouth.asked > 4
+    groups = {s.group for s in sequences}
+    assert all(len({s.scalars["reward"] for s in sequences if s.group == group}) > 1 for group in groups)
+    assert len(groups) <= 4
+    dead, asked = report.report["dead_groups"]
+    assert dead >= 4
+    assert asked == mouth.asked
+
+
+def test_a_round_without_anything_to_tell_apart_is_a_step_that_changes_nothing() -> None:
+    sequences = source(replace(SETTINGS, refills=1), Mouth(lambda key, draw: "9")).next(step())
+    assert sequences
+    assert not any(s.columns["advantage"].any() for s in sequences)
+
+
+def test_a_round_may_be_learned_from_in_several_steps() -> None:
+    rolls = source(replace(SETTINGS, mini_batches=2, epochs=2))
+    parts = [rolls.next(step(index, score=scored)) for index in range(4)]
+    ids = [sorted(f"{s.group}/{len(s)}" for s in part) for part in parts]
+    assert [len(part) for part in parts] == [6] * 4
+    assert sorted(ids[0] + ids[1]) == sorted(ids[2] + ids[3])
+    assert all(s.columns["old_logprobs"][2:] == pytest.approx(-0.4) for part in parts for s in part)
+    assert rolls.generate.asked == 4
+    rolls.next(step(4, score=scored))
+    assert rolls.generate.asked == 8
+
+
+def test_a_resumed_round_loses_nothing_and_repeats_nothing(tmp_path: Any) -> None:
+    settings = replace(SETTINGS, mini_batches=2, epochs=2)
+    whole = source(settings)
+    expected = [whole.next(step(index, score=scored)) for index in range(6)]
+    first = source(settings)
+    for index in range(3):
+        first.next(step(index, score=scored))
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = source(settings)
+    second.restore([torch.load(tmp_path / "state.pt", weights_only=True)])
+    for index in range(3, 6):
+        for ours, theirs in zip(second.next(step(index, score=scored)), expected[index], strict=True):
+            assert ours.group == theirs.group
+            assert ours.tokens.tolist() == theirs.tokens.tolist()
+            assert {k: v.tolist() for k, v in ours.columns.items()} == {
+                k: v.tolist() for k, v in theirs.columns.items()
+            }
+
+
+def test_a_round_may_be_gone_on_with_on_another_number_of_ranks() -> None:
+    settings = replace(SETTINGS, mini_batches=2)
+    alone = source(settings)
+    alone.next(step(score=scored))
+    rest = {s.group for s in alone._waiting[0]}
+    shares = [source(settings, rank=rank, ranks=2) for rank in range(2)]
+    for share in shares:
+        share.restore([alone.state()])
+    found = [{s.group for s in share.next(step(1))} for share in shares]
+    assert found[0] | found[1] == rest
+    assert not found[0] & found[1]
+
+
+def test_the_distance_to_the_reference_may_be_a_reward_of_each_token() -> None:
+    settings = replace(SETTINGS, kl_in_reward=0.1)
+    rolls = source(settings, Mouth(lambda key, draw: "9"), advantage="reinforce++")
+    report = step(score=scored)
+    (first, *_) = rolls.next(report)
+    assert first.columns["k1"][2:] == pytest.approx(0.3)
+    advantage = first.columns["advantage"][2:]
+    assert (np.diff(advantage) > 0).all()  # fewer penalties are still to come
+    total, count = report.report["sampler_gap"]
+    assert total / count == pytest.approx(0.1)
+
+
+def test_answers_that_ran_out_of_tokens_may_be_left_out_of_learning() -> None:
+    sequences = source(replace(SETTINGS, truncated="mask")).next(step())
+    for sequence in sequences:
+        assert sequence.target.any() == (len(sequence) < 6)
+
+
+def test_a_temperature_goes_with_the_sequence() -> None:
+    hot = replace(SETTINGS, sampling=Sampling(temperature=0.7))
+    assert source(hot).next(step())[0].scalars["temperature"] == pytest.approx(0.7)
+    assert "temperature" not in source().next(step())[0].scalars
+
+
+def test_an_answer_without_a_reward_is_left_out_and_counted() -> None:
+    first = iter(["broken"])
+    report = step()
+    sequences = source(mouth=Mouth(lambda key, draw: next(first, "0"))).next(report)
+    assert len(sequences) == 11
+    assert report.report["errors"] == (1, 12)
+
+
+def test_too_many_answers_without_a_reward_stop_the_run() -> None:
+    with pytest.raises(UserError, match=r"12 of 12 answers of step 1 got no reward.*cannot read this"):
+        source(mouth=Mouth(lambda key, draw: "broken")).next(step())
+
+
+def test_a_second_batch_is_refused() -> None:
+    with pytest.raises(UserError, match="second batch"):
+        source().another(step())
