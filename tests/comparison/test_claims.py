@@ -1,6 +1,7 @@
 """Claims: the decision rule, and the file that they are kept in."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from made_up import example
 from typer.testing import CliRunner
 
 from posttrain.cli import app
-from posttrain.comparison.claims import decided, read_claims, write_claims
+from posttrain.comparison.claims import decided, read_claims, shipped_claims, write_claims
 from posttrain.comparison.result import ArmResult, ArmRun, ClaimResult
 from posttrain.comparison.spec import Claim
 from posttrain.errors import UserError
@@ -87,3 +88,12 @@ def test_a_file_that_holds_no_claims_is_named(tmp_path: Path) -> None:
     (tmp_path / "36-asft.json").write_text("{}")
     with pytest.raises(UserError, match=r"36-asft\.json' is no file of claims"):
         read_claims(tmp_path)
+
+
+def test_a_claims_file_does_not_say_where_the_package_is_installed(tmp_path: Path) -> None:
+    """What is kept in a repository names no machine."""
+    beside = next(iter(shipped_claims().values())).parent / "recipes" / "noisy-sft.yaml"
+    assert beside.is_file()
+    result = replace(example(), spec={**example().spec, "recipe": str(beside), "arms": {"a": {"recipe": str(beside)}}})
+    kept = json.loads(write_claims(result, tmp_path).read_text())["comparison"]["spec"]
+    assert kept["recipe"] == kept["arms"]["a"]["recipe"] == "recipes/noisy-sft.yaml"

@@ -68,8 +68,16 @@ def _kept(result: ComparisonResult) -> ComparisonResult:
     return replace(
         result,
         arms=arms,
+        spec=_without_place(result.spec),
         contrasts=[found for found in result.contrasts if (found.metric, found.arm, found.minus) in compared],
     )
+
+
+def _without_place(spec: Any) -> Any:
+    """What a claim file says, with the recipes beside it named as it names them, wherever the package is installed."""
+    if isinstance(spec, Mapping):
+        return {key: _without_place(value) for key, value in spec.items()}
+    return spec.removeprefix(f"{_SHIPPED}/") if isinstance(spec, str) else spec
 
 
 def read_claims(folder: Path) -> list[dict[str, Any]]:
