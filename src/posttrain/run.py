@@ -84,14 +84,14 @@ def _check_order(context: Context) -> None:
     recipe = context.recipe
     seen: set[str] = set()
     for name, stage in recipe.stages.items():
-        read = [getattr(stage, field, None) for field in ("init_from", "model", "reference")]
-        read += getattr(stage, "models", [])
+        models = [getattr(stage, field, None) for field in ("init_from", "model", "reference")]
         watch = getattr(stage, "watch", None)
-        for data in (getattr(stage, "data", None), watch.data if watch else None):
-            read += [data, *(sorted(context.pending(recipe.data[data])) if data in recipe.data else ())]
-        for other in read:
-            known = other == "base" or other in recipe.models or other in recipe.data
-            if other in recipe.stages and other not in seen and not known:
+        data = [getattr(stage, "data", None), watch.data if watch else None]
+        pending = [other for key in data if key in recipe.data for other in sorted(context.pending(recipe.data[key]))]
+        read = [other for other in (*models, *getattr(stage, "models", [])) if other not in (*recipe.models, "base")]
+        read += [other for other in data if other not in recipe.data]
+        for other in (*read, *pending):
+            if other in recipe.stages and other not in seen:
                 raise UserError(f"stage '{name}' reads '{other}', which runs only after it: move it up")
         writes_model, writes_data = stage.kind in ("train", "merge"), stage.kind in ("generate", "curate")
         if (writes_data and name in recipe.data) or (writes_model and name in (*recipe.models, "base")):

@@ -62,6 +62,16 @@ def test_a_mix_with_the_data_of_a_later_stage_is_refused(tmp_path: Path) -> None
         plan(context.recipe, context.terminal)
 
 
+def test_a_model_of_a_later_stage_is_refused_also_where_data_have_its_name(tmp_path: Path) -> None:
+    stages = {
+        "test": {"kind": "evaluate", "model": "train", "data": "train", "max_new_tokens": 4},
+        "train": {"kind": "train", "data": "train"},
+    }
+    context = context_of(tmp_path, data={"train": CHAINS}, stages=stages)
+    with pytest.raises(UserError, match=r"stage 'test' reads 'train', which runs only after it"):
+        plan(context.recipe, context.terminal)
+
+
 def test_data_of_a_stage_that_writes_none_are_refused(tmp_path: Path) -> None:
     stages = {"gen": GENERATE, "clean": {"kind": "curate", "data": "mixed", "steps": ["deduplicate"]}}
     context = context_of(tmp_path, data={"ask": CHAINS, "mixed": {"mix": [{"stage": "gne"}]}}, stages=stages)
