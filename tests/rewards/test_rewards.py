@@ -3,7 +3,7 @@ import pytest
 
 from posttrain.data import Sample, user
 from posttrain.errors import UserError
-from posttrain.rewards import Attempt, Score, build_reward, group_reward, reward
+from posttrain.rewards import Attempt, Score, build_reward, group_reward, reward, reward_names
 
 QUESTION = Sample((user("6 * 7?"),), answer="42")
 
@@ -138,3 +138,8 @@ def test_tags_come_once_each_in_order(text, value):
 
 def test_an_answer_that_ran_out_of_tokens_is_not_finished():
     assert values("finished", attempt(), attempt(finish="length")) == [1, 0]
+
+
+def test_the_names_of_a_reward_include_those_of_its_gates():
+    spec = ["finished", {"name": "length", "longest": 9, "gate": {"name": "task", "gate": "tags"}}]
+    assert reward_names(spec) == {"finished", "length", "task", "tags"}

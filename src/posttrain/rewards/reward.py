@@ -104,6 +104,15 @@ def build_reward(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) 
     return total
 
 
+def reward_names(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) -> set[str]:
+    """The names of all parts of a reward, their gates included."""
+    if isinstance(spec, str):
+        return {spec}
+    if isinstance(spec, Mapping):
+        return {str(spec.get("name"))} | (reward_names(spec["gate"]) if "gate" in spec else set())
+    return {name for part in spec for name in reward_names(part)}
+
+
 def _build_part(spec: Mapping[str, Any]) -> tuple[str, Reward]:
     common = {key: spec[key] for key in COMMON if key in spec}
     name, score = _named({key: value for key, value in spec.items() if key not in COMMON})

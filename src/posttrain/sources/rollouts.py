@@ -66,7 +66,6 @@ class RolloutSettings:
     truncated: Literal["keep", "mask"] = "keep"
     kl_in_reward: float = 0.0
     max_errors: float = 0.1
-    with_baseline: bool = False
 
     @property
     def updates(self) -> int:

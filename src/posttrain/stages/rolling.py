@@ -16,7 +16,7 @@ from posttrain.generation.local import LocalEngine
 from posttrain.objectives import Objective
 from posttrain.policy import Policy
 from posttrain.recipe import RolloutSource, Train
-from posttrain.rewards import build_reward
+from posttrain.rewards import build_reward, reward_names
 from posttrain.sources import Source
 from posttrain.sources.rollouts import Question, Rollout, Rollouts, RolloutSettings
 from posttrain.stages.asking import questions, sampling_of
@@ -122,7 +122,7 @@ class RolloutSupply:
         self.context.journal.answers(self.name, [row for share in shares for row in share])
 
     def _check_answers(self) -> None:
-        if "task" not in str(self.rules.reward):
+        if "task" not in reward_names(self.rules.reward):
             return
         missing = [sample for sample in self.samples if not self.context.has_verifier(sample)]
         if missing:
