@@ -77,6 +77,7 @@ def test_killed_between_rollout_and_update_nothing_is_lost_and_nothing_drawn_twi
         (["train.rollouts.reward=tsk"], "unknown reward 'tsk'"),
         (["train.rollouts.kl_in_reward=0.1"], "needs a reference"),
         (["train.rollouts.max_new_tokens=2000"], "lower max_new_tokens"),
+        (["train.rollouts.mini_batches=5"], "more than the 4 prompts"),
         (["train.batch_size=8"], "rollouts.prompts"),
         (["train.rollouts.temperature=0"], "temperature"),
     ],

@@ -87,6 +87,7 @@ def test_errors_are_kept_with_their_cause():
         ("tsk", "unknown reward 'tsk'.*task"),
         ({"name": "test_tokens", "eech": 1}, "unknown option 'eech'"),
         ({"name": "task", "since": 0.5, "until": 0.2}, "shares of the run"),
+        ({"name": "task", "weight": "much"}, "'weight' must be a number, found 'much'"),
         (["task", "task"], "there twice"),
     ],
 )

@@ -18,6 +18,7 @@ QUESTIONS = [
     Question(Sample((user(f"{number}?"),), answer=str(number % 3)), np.array([7, number], np.int32))
     for number in range(9)
 ]
+ASKED = {question.sample.id: question.tokens.tolist() for question in QUESTIONS}
 SETTINGS = RolloutSettings(prompts=4, n=3, sampling=Sampling(max_new_tokens=4))
 
 
@@ -33,7 +34,7 @@ class Mouth:
     def __init__(self, say: Any = lambda key, draw: str((key + draw) % 3)) -> None:
         self.say, self.asked = say, 0
 
-    def __call__(self, policy: Any, prompts: Any, n: int, sampling: Sampling) -> list[Completion]:
+    def __call__(self, prompts: Any, n: int, sampling: Sampling) -> list[Completion]:
         self.asked += len(prompts)
         return [self._completion(index, prompt.key, draw) for index, prompt in enumerate(prompts) for draw in range(n)]
 
@@ -81,7 +82,7 @@ def test_answers_become_sequences_with_the_advantage_of_their_group() -> None:
     for group in by_group.values():
         rewards = np.array([sequence.scalars["reward"] for sequence in group])
         for sequence, reward in zip(group, rewards, strict=True):
-            assert sequence.tokens[:2].tolist() == sequence.tokens[:2].tolist()
+            assert sequence.tokens[:2].tolist() == ASKED[sequence.sample_id]
             assert not sequence.target[:2].any()
             assert sequence.target[2:].all()
             assert (sequence.origin[2:] == Origin.ROLLOUT).all()
@@ -209,9 +210,22 @@ def test_an_answer_without_a_reward_is_left_out_and_counted() -> None:
     assert report.report["errors"] == (1, 12)
 
 
-def test_too_many_answers_without_a_reward_stop_the_run() -> None:
+def test_too_many_answers_without_a_reward_stop_the_run_and_are_kept() -> None:
+    seen: list[Any] = []
+    rolls = source(mouth=Mouth(lambda key, draw: "broken"), record=lambda rollouts, index: seen.extend(rollouts))
     with pytest.raises(UserError, match=r"12 of 12 answers of step 1 got no reward.*cannot read this"):
-        source(mouth=Mouth(lambda key, draw: "broken")).next(step())
+        rolls.next(step())
+    assert len(seen) == 12
+
+
+def test_no_step_is_empty_where_fewer_groups_are_left_than_mini_batches() -> None:
+    def say(key: int, draw: int) -> str:
+        return ("9", "0", "1")[draw] if mouth.asked <= 1 else "9"
+
+    mouth = Mouth(say)
+    rolls = source(replace(SETTINGS, prompts=1, refills=1, mini_batches=3), mouth)
+    assert rolls.next(step(score=scored))
+    assert not rolls._waiting
 
 
 def test_a_second_batch_is_refused() -> None:

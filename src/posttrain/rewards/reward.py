@@ -69,7 +69,9 @@ Reward = Callable[[List[Attempt], float], list[Score]]
 rewards: Registry[Callable[..., Any]] = Registry("reward")
 """Reward functions by the name that a recipe gives them."""
 _OF_GROUPS: set[str] = set()
-COMMON = ("weight", "gate", "until", "since")
+_USUAL = {"weight": 1.0, "since": 0.0, "until": 1.0}
+COMMON = (*_USUAL, "gate")
+"""Options that every part has."""
 
 
 def reward(name: str) -> Callable[[Callable[..., Score | float]], Callable[..., Score | float]]:
@@ -116,13 +118,13 @@ def reward_names(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) 
 def _build_part(spec: Mapping[str, Any]) -> tuple[str, Reward]:
     common = {key: spec[key] for key in COMMON if key in spec}
     name, score = _named({key: value for key, value in spec.items() if key not in COMMON})
-    weight, since, until = (float(common.get(key, usual)) for key, usual in (("weight", 1), ("since", 0), ("until", 1)))
+    weight, since, until = (_number(name, key, common.get(key, usual)) for key, usual in _USUAL.items())
     if not 0 <= since < until <= 1:
         raise UserError(f"reward '{name}': 'since' and 'until' are shares of the run, found {since} and {until}")
     gate = build_reward(common["gate"]) if "gate" in common else None
 
     def part(attempts: List[Attempt], progress: float) -> list[Score]:
-        if not since <= progress < until and progress < 1:
+        if not since <= progress < until:
             return [Score(0.0) for _ in attempts]
         found = [replace(one, value=weight * one.value) for one in score(attempts, progress)]
         if gate is None:
@@ -130,6 +132,12 @@ def _build_part(spec: Mapping[str, Any]) -> tuple[str, Reward]:
         return [_gated(one, opened) for one, opened in zip(found, gate(attempts, progress), strict=True)]
 
     return name, part
+
+
+def _number(name: str, key: str, value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise UserError(f"reward '{name}': '{key}' must be a number, found {value!r}")
+    return float(value)
 
 
 def _named(spec: Mapping[str, Any]) -> tuple[str, Reward]:

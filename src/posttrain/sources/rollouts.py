@@ -21,8 +21,8 @@ from posttrain.rewards import Attempt, Reward, Score
 from posttrain.rewards.reward import Verify
 from posttrain.sources.order import Order
 
-Generate = Callable[[Any, List[Prompt], int, Sampling], list[Completion]]
-"""`(policy, prompts, n, sampling)` -> `n` completions for each prompt, of the policy as it is now."""
+Generate = Callable[[List[Prompt], int, Sampling], list[Completion]]
+"""`(prompts, n, sampling)` -> `n` completions for each prompt, of the policy as it is at the call."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Rollouts:
         self.generate, self.reward, self.verify, self.advantage = generate, reward, verify, advantage
         self.record, self.rank, self.ranks = record, rank, ranks
         self._order = Order(len(questions), seed)
+        self._tokens = {question.sample.id: question.tokens for question in questions}
         self._asked = 0
         self._waiting: list[list[Sequence]] = []
 
@@ -147,8 +148,7 @@ class Rollouts:
         if not sum(step.gather(len(kept))):  # nothing to tell apart: a step that teaches nothing, and says so
             kept = dead
         rollouts = [rollout for group in kept for rollout in group]
-        sequences = self._sequences(rollouts, step)
-        sequences, advantages = self._weighed(rollouts, sequences, step)
+        sequences, advantages = self._weighed(rollouts, [self._sequence(rollout, step) for rollout in rollouts], step)
         by_rollout = {id(rollout): value for rollout, value in zip(rollouts, advantages, strict=True)}
         self.record([replace(rollout, advantage=by_rollout.get(id(rollout), 0.0)) for rollout in seen], step.index)
         _report(step, seen, [*kept, *dead])
@@ -164,7 +164,7 @@ class Rollouts:
             for question, place in zip(asked, places[self.rank :: self.ranks], strict=True)
         ]
         sampling = replace(self.settings.sampling, seed=step.seed)
-        completions = self.generate(step.policy, prompts, self.settings.n, sampling) if prompts else []
+        completions = self.generate(prompts, self.settings.n, sampling) if prompts else []
         groups = []
         for index, question in enumerate(asked):
             drawn = completions[index * self.settings.n : (index + 1) * self.settings.n]
@@ -188,18 +188,16 @@ class Rollouts:
         shares = step.gather((len(errors), len(seen), errors[:1]))
         failed, total = sum(share[0] for share in shares), sum(share[1] for share in shares)
         if failed > self.settings.max_errors * total:
+            self.record(seen, step.index)
             first = next(share[2][0] for share in shares if share[2])
             raise UserError(
                 f"{failed} of {total} answers of step {step.index + 1} got no reward, more than max_errors = "
                 f"{self.settings.max_errors:g} allows; the first: {first}"
             )
 
-    def _sequences(self, rollouts: list[Rollout], step: Step) -> list[Sequence]:
-        tokens = {question.sample.id: question.tokens for question in self.questions}
-        return [self._sequence(rollout, tokens[rollout.attempt.sample.id], step) for rollout in rollouts]
-
-    def _sequence(self, rollout: Rollout, prompt: npt.NDArray[np.int32], step: Step) -> Sequence:
+    def _sequence(self, rollout: Rollout, step: Step) -> Sequence:
         attempt = rollout.attempt
+        prompt = self._tokens[attempt.sample.id]
         length = len(prompt) + attempt.length
         drawn = np.arange(length) >= len(prompt)
         masked = self.settings.truncated == "mask" and attempt.finish_reason == "length"
@@ -259,16 +257,20 @@ class Rollouts:
         return found
 
     def _parts(self, sequences: list[Sequence], step: Step) -> list[list[Sequence]]:
-        """The optimiser steps of a round: groups in a new order each epoch, dealt out to the mini-batches."""
+        """The optimiser steps of a round: groups in a new order each epoch, dealt out to the mini-batches.
+
+        Where fewer groups are left than there are mini-batches, so many steps: none is empty on every rank.
+        """
         groups: dict[str, list[Sequence]] = {}
         for sequence in sequences:
             groups.setdefault(sequence.group, []).append(sequence)
         parts: list[list[Sequence]] = []
+        count = min(self.settings.mini_batches, max(1, *step.gather(len(groups))))
         for epoch in range(self.settings.epochs):
             order = np.random.default_rng([step.seed, epoch]).permutation(len(groups))
             shuffled = [list(groups.values())[index] for index in order]
-            for part in range(self.settings.mini_batches):
-                chosen = shuffled[part :: self.settings.mini_batches]
+            for part in range(count):
+                chosen = shuffled[part::count]
                 parts.append([sequence for group in chosen for sequence in group])
         return parts
 

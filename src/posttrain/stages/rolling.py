@@ -12,6 +12,7 @@ from posttrain.data import Origin, Sequence
 from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer
+from posttrain.generation import Completion, Prompt, Sampling
 from posttrain.generation.local import LocalEngine
 from posttrain.objectives import Objective
 from posttrain.policy import Policy
@@ -44,19 +45,11 @@ class RolloutSupply:
         self.samples = questions(context, stage.data)
         self._check_answers()
         self.prompts = prompts_of(self.samples, tokenizer, rendering, rules.max_new_tokens)
-        self._ends = tuple(sorted(turn_end_tokens(tokenizer, rendering)))
-        rounds = math.ceil(stage.epochs * len(self.samples) / rules.prompts)
-        self.steps = rounds * self.settings.updates
-        self.steps_per_epoch = len(self.samples) / rules.prompts * self.settings.updates
-
-    @property
-    def settings(self) -> RolloutSettings:
-        """The rules of the recipe as the source takes them."""
-        rules = self.rules
-        return RolloutSettings(
+        ends = tuple(sorted(turn_end_tokens(tokenizer, rendering)))
+        self.settings = RolloutSettings(
             prompts=rules.prompts,
             n=rules.n,
-            sampling=replace(sampling_of(rules, self.context.recipe.seed), stop_tokens=self._ends),
+            sampling=replace(sampling_of(rules, context.recipe.seed), stop_tokens=ends),
             mini_batches=rules.mini_batches,
             epochs=rules.epochs,
             refills=rules.refills,
@@ -64,6 +57,9 @@ class RolloutSupply:
             kl_in_reward=rules.kl_in_reward,
             max_errors=rules.max_errors,
         )
+        rounds = math.ceil(stage.epochs * len(self.samples) / rules.prompts)
+        self.steps = rounds * self.settings.updates
+        self.steps_per_epoch = len(self.samples) / rules.prompts * self.settings.updates
 
     def numbers(self) -> tuple[Numbers, tuple[str, ...]]:
         """Questions, answers and updates; see `Supply.numbers`."""
@@ -88,12 +84,11 @@ class RolloutSupply:
     def source(self, policy: Policy) -> Source:
         """See `Supply.source`."""
         context = self.context
+        engine = LocalEngine(policy.model, policy.tokenizer, slots=self.rules.slots)
 
-        def generate(policy: Policy, prompts: Any, n: int, sampling: Any) -> Any:
+        def generate(prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
             with policy.computing():
-                return LocalEngine(policy.model, policy.tokenizer, slots=self.rules.slots).generate(
-                    prompts, n, sampling
-                )
+                return engine.generate(prompts, n, sampling)
 
         return Rollouts(
             [Question(sample, self.prompts[sample.id]) for sample in self.samples],
@@ -140,6 +135,10 @@ def _check(stage: Train, rules: RolloutSource, objective: Objective) -> None:
     if name in ("group", "leave_one_out") and rules.n < 2:
         raise UserError(
             f"advantage '{name}' compares the answers to a question: 'n' must be 2 or more, found {rules.n}"
+        )
+    if rules.mini_batches > rules.prompts:
+        raise UserError(
+            f"rollouts.mini_batches {rules.mini_batches} is more than the {rules.prompts} prompts of a round"
         )
     if not any("advantage" in term.columns for term in objective.terms):
         raise UserError(
