@@ -1,7 +1,10 @@
 """Numbers from the sheets of papers 31 (TL-Training) and 50 (ToolRL)."""
 
 import json
+import re
+from itertools import permutations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from posttrain.rewards.tool_calls import (
     parse_calls,
     same_calls,
     same_json,
+    shared_names,
     tagged,
 )
 
@@ -40,7 +44,7 @@ json_values = st.recursive(
 tool_calls = st.builds(ToolCall, st.text(max_size=8), st.dictionaries(st.text(), json_values, max_size=3))
 
 
-@given(st.lists(tool_calls.filter(lambda c: "</" not in str(c)), max_size=3))  # no text can hold its own end tag
+@given(st.lists(tool_calls.filter(lambda c: not re.search("</|<tool", str(c))), max_size=3))  # no tags inside of tags
 def test_what_is_written_is_read_back(calls: list[ToolCall]) -> None:
     text = f"<think> first </think>\n{tagged(calls)}"
     assert same_calls(parse_calls(text), calls)
@@ -136,6 +140,60 @@ def test_optimal_matching_beats_the_greedy_one() -> None:
 def test_one_right_call_repeated_is_matched_once() -> None:
     assert match_calls([call(a=1)], [call(a=1)] * 3) == [(0, 0)]
     assert match_calls([], [call(a=1)]) == match_calls([call(a=1)], []) == []
+
+
+few_calls = st.lists(
+    st.builds(ToolCall, st.sampled_from("fgh"), st.dictionaries(st.sampled_from("ab"), st.integers(0, 2))), max_size=4
+)
+
+
+@given(few_calls, few_calls, st.booleans(), st.booleans())
+def test_pairs_are_of_one_tool_and_one_to_one(
+    gold: list[ToolCall], predicted: list[ToolCall], greedy: bool, zeros: bool
+) -> None:
+    pairs = match_calls(gold, predicted, greedy=greedy, zeros=zeros)
+    assert all(gold[g].name == predicted[p].name for g, p in pairs)
+    assert len({g for g, _ in pairs}) == len({p for _, p in pairs}) == len(pairs) <= shared_names(gold, predicted)
+    assert not zeros or len(pairs) == shared_names(gold, predicted)
+
+
+@given(few_calls, few_calls, st.randoms())
+def test_the_optimal_sum_is_the_largest_and_knows_no_order(
+    gold: list[ToolCall], predicted: list[ToolCall], rng: Random
+) -> None:
+    def worth(predicted: list[ToolCall], greedy: bool, zeros: bool = False) -> float:
+        pairs = match_calls(gold, predicted, greedy=greedy, zeros=zeros)
+        return sum(pair_points(gold[g], predicted[p]) for g, p in pairs)
+
+    best = worth(predicted, greedy=False)
+    padded = [*range(len(predicted)), *[None] * len(gold)]
+    assert best == pytest.approx(
+        max(
+            sum(0 if p is None else pair_points(gold[g], predicted[p]) for g, p in enumerate(order))
+            for order in permutations(padded, len(gold))
+        )
+    )
+    assert best >= worth(predicted, greedy=True)
+    assert best == pytest.approx(worth(rng.sample(predicted, len(predicted)), greedy=False, zeros=True))
+
+
+def test_a_match_may_count_other_points_and_keep_pairs_of_zero() -> None:
+    """Sheet 16: the F1 of (name, value) pairs, over the gold calls that found a partner."""
+
+    def f1(gold: ToolCall, predicted: ToolCall) -> float:
+        right = sum(same_json(predicted.arguments.get(key), value) for key, value in gold.arguments.items())
+        return 2 * right / (len(gold.arguments) + len(predicted.arguments))
+
+    gold, predicted = [call(a=1), call(a=2)], [call(a=2), call(a=3)]
+    assert match_calls(gold, predicted, f1, greedy=True) == [(1, 0)]
+    assert match_calls(gold, predicted, f1, zeros=True) == [(0, 1), (1, 0)]
+    assert match_calls(gold, predicted, f1, greedy=True, zeros=True) == [(0, 0), (1, 1)]  # in the order of the gold
+
+
+def test_shared_names_are_counted_as_often_as_both_have_them() -> None:
+    f, g = ToolCall("f", {}), ToolCall("g", {})
+    assert shared_names([f, f, g], [f, g, g]) == 2
+    assert shared_names([f], [g]) == shared_names([], [f]) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ bare JSON (OpenAI's `tool_calls`, or one object or list). Nothing is ever called
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -148,24 +150,52 @@ def pair_points(gold: ToolCall, predicted: ToolCall) -> float:
     return names + sum(same_json(gold.arguments[key], predicted.arguments[key]) for key in keys & found)
 
 
-def match_calls(gold: List[ToolCall], predicted: List[ToolCall], *, greedy: bool = False) -> list[tuple[int, int]]:
-    """Pairs (gold, predicted) of positions, one to one, with the largest sum of `pair_points`; pairs of 0 are left out.
+Points = Callable[[ToolCall, ToolCall], float]
+"""What a predicted call is worth as an answer to a gold one of the same tool: (gold, predicted) -> 0 or more."""
 
-    `greedy`: each gold call in turn takes the best one left, the first of equals (the code of ToolRL).
+
+def shared_names(gold: List[ToolCall], predicted: List[ToolCall]) -> int:
+    """How many tool names two lists of calls have in common, each as often as both have it: |N_G ∩ N_P|, multisets.
+
+    The union is then `len(gold) + len(predicted)` less that.
     """
-    points = np.array([[pair_points(g, p) for p in predicted] for g in gold]).reshape(len(gold), len(predicted))
-    if not points.size:
+    return (Counter(call.name for call in gold) & Counter(call.name for call in predicted)).total()
+
+
+def match_calls(
+    gold: List[ToolCall],
+    predicted: List[ToolCall],
+    points: Points = pair_points,
+    *,
+    greedy: bool = False,
+    zeros: bool = False,
+) -> list[tuple[int, int]]:
+    """Pairs (gold, predicted) of positions, one to one and of one tool each, with the largest sum of `points`.
+
+    `greedy`: each gold call in turn takes the best one left, the first of equals (the code of ToolRL). `zeros`: pairs
+    that are worth 0 count as pairs too; else they are left out, and greedily taken calls stay free for later ones.
+    """
+    chances = np.array(
+        [[points(g, p) if g.name == p.name else -1.0 for p in predicted] for g in gold], dtype=np.float64
+    ).reshape(len(gold), len(predicted))
+    if not chances.size:
         return []
     if greedy:
-        pairs, left = [], points.copy()
-        for row in range(len(gold)):
-            column = int(left[row].argmax())
-            if left[row, column] > 0:
-                pairs.append((row, column))
-                left[:, column] = 0
-        return pairs
-    rows, columns = linear_sum_assignment(points, maximize=True)
-    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if points[row, column] > 0]
+        return _greedy_pairs(chances, zeros)
+    # As points are 0 or more, a -1 is only taken where no call of the tool is left: no pair of one tool is lost.
+    rows, columns = linear_sum_assignment(chances, maximize=True)
+    pairs = [(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
+    return [pair for pair in pairs if chances[pair] > 0 or (zeros and chances[pair] == 0)]
+
+
+def _greedy_pairs(chances: npt.NDArray[np.float64], zeros: bool) -> list[tuple[int, int]]:
+    pairs = []
+    for row in range(len(chances)):
+        column = int(chances[row].argmax())
+        if chances[row, column] > 0 or (zeros and chances[row, column] == 0):
+            pairs.append((row, column))
+            chances[:, column] = -1
+    return pairs
 
 
 class CallError(StrEnum):
