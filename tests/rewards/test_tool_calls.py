@@ -24,6 +24,7 @@ from posttrain.rewards.tool_calls import (
     same_calls,
     same_json,
     shared_names,
+    strict_calls,
     tagged,
 )
 
@@ -95,11 +96,33 @@ def test_an_answer_without_a_call_has_none(text: str) -> None:
         "<tool_call>7</tool_call>",
         '{"name": "f"} and more',
         "<tool_call>" + "[" * 100_000 + "</tool_call>",
+        '<tool_call>{"name": "f", "parameters": {"a": ' + "1" * 5000 + "}}</tool_call>",
     ],
 )
 def test_a_call_that_cannot_be_read_is_malformed(text: str) -> None:
     with pytest.raises(MalformedCallError):
         parse_calls(text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"name": "f", "arguments": {}}',
+        '{"name": "f"}',
+        '{"name": "f",\n"parameters": {}}',
+        '[{"name": "f", "parameters": {}}]',
+        '{"name": "f", "parameters": {}} {"name": "f", "parameters": {}}',
+        '{"name": "f", "parameters": {}},',
+        '{"name": 1, "parameters": {}}',
+        "[" * 100_000,
+    ],
+)
+def test_strictly_a_call_is_a_line_with_name_and_parameters(body: str) -> None:
+    with pytest.raises(MalformedCallError):
+        strict_calls(f"<tool_call>\n{body}\n</tool_call>")
+    right = call(a=1).to_json()
+    assert same_calls(strict_calls(f"<think>{body}</think><tool_call>{right}\n\n{right}</tool_call>"), [call(a=1)] * 2)
+    assert strict_calls(right) == strict_calls(f"<tool_call>{right}") == []
 
 
 def test_equality_is_typed_and_deep() -> None:

@@ -65,8 +65,7 @@ def locate_calls(text: str) -> list[LocatedCall]:
 
     Raises `MalformedCallError` for tags that do not pair up, and for JSON that is none or no call.
     """
-    begin = text.rfind("</think>")
-    begin = 0 if begin < 0 else begin + len("</think>")
+    begin = _behind_thoughts(text)
     if OPEN not in text[begin:] and CLOSE not in text[begin:]:
         bare = re.compile(r"\s*(?:```(?:json)?\s*)?(?=[{\[])").match(text, begin)
         return _objects(text, bare.end(), len(text.rstrip("` \n\t"))) if bare else []
@@ -82,6 +81,28 @@ def locate_calls(text: str) -> list[LocatedCall]:
     return calls
 
 
+def strict_calls(text: str) -> list[ToolCall]:
+    """The calls of an answer that are written just as ToolRL asks for them, which is how its reward reads.
+
+    Between tags, a line each, an object with `name` and `parameters`; none without a pair of tags, or before the last
+    `</think>`. Raises `MalformedCallError`.
+    """
+    calls = []
+    for block in re.findall(rf"{OPEN}(.*?){CLOSE}", text[_behind_thoughts(text) :], re.DOTALL):
+        for line in filter(str.strip, block.split("\n")):
+            value = _read_json(line)
+            if not isinstance(value, Mapping) or not {"name", "parameters"} <= value.keys():
+                raise MalformedCallError(f"a call is an object with 'name' and 'parameters', found {line:.60}")
+            calls += calls_of(value)
+    return calls
+
+
+def _behind_thoughts(text: str) -> int:
+    """Where the answer begins that follows the last `</think>`."""
+    place = text.rfind("</think>")
+    return 0 if place < 0 else place + len("</think>")
+
+
 def _objects(text: str, start: int, stop: int) -> list[LocatedCall]:
     """JSON values behind one another (white space between them), each a call or a list of calls."""
     calls: list[LocatedCall] = []
@@ -89,11 +110,18 @@ def _objects(text: str, start: int, stop: int) -> list[LocatedCall]:
         start += len(text[start:stop]) - len(text[start:stop].lstrip())
         try:
             value, end = _DECODER.raw_decode(text[:stop], start)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # of a number too long, it is a plain ValueError
             raise MalformedCallError(f"not JSON: {text[start:stop][:60]!r} ({error})") from None
         calls += [LocatedCall(call, start, end) for call in calls_of(value)]
         start = end
     return calls
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MalformedCallError(f"not JSON: {text[:60]!r} ({error})") from None
 
 
 def calls_of(value: Any) -> list[ToolCall]:
@@ -113,10 +141,7 @@ def calls_of(value: Any) -> list[ToolCall]:
         raise MalformedCallError(f"a call has a 'name', found {value!r:.60}")
     arguments: Any = next((content[key] for key in _ARGUMENTS if key in content), {})
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except json.JSONDecodeError as error:
-            raise MalformedCallError(f"arguments of '{content['name']}' are not JSON: {error}") from None
+        arguments = _read_json(arguments)
     if not isinstance(arguments, Mapping):
         raise MalformedCallError(f"arguments of '{content['name']}' are no object: {arguments!r:.60}")
     return [ToolCall(content["name"], arguments)]
@@ -145,9 +170,14 @@ def pair_points(gold: ToolCall, predicted: ToolCall) -> float:
     """
     if gold.name != predicted.name:
         return 0.0
-    keys, found = set(gold.arguments), set(predicted.arguments)
-    names = len(keys & found) / len(keys | found) if keys | found else 1.0
-    return names + sum(same_json(gold.arguments[key], predicted.arguments[key]) for key in keys & found)
+    keys, found = gold.arguments.keys(), predicted.arguments.keys()
+    return (len(keys & found) / len(keys | found) if keys | found else 1.0) + right_values(gold, predicted)
+
+
+def right_values(gold: ToolCall, predicted: ToolCall) -> int:
+    """How many arguments of a gold call a predicted one has with their right values."""
+    both = gold.arguments.keys() & predicted.arguments.keys()
+    return sum(same_json(gold.arguments[key], predicted.arguments[key]) for key in both)
 
 
 Points = Callable[[ToolCall, ToolCall], float]
