@@ -75,3 +75,22 @@ def test_an_evaluation_without_right_answers_has_numbers_and_no_shares(tmp_path:
     folder = write_run(tmp_path / "r", [], {"test": {"metrics": {"log_likelihood": -1.0}}}, {})
     run = collect({"a": {0: folder}})[0]["a"][0]
     assert (run.values, run.shares) == ({"test.log_likelihood": -1.0}, {})
+
+
+def test_a_reward_says_when_it_was_saturated_and_what_was_gained_by_then(tmp_path: Path) -> None:
+    rewards = [0.1, 0.9, 1.0, 1.0, 1.0]
+    rows = [
+        {"stage": "rl", "kind": "train", "step": step, "loss": 0.0, "reward": value}
+        for step, value in enumerate(rewards, 1)
+    ]
+    rows += [
+        {"stage": "rl", "kind": "evaluation", "step": step, "accuracy": value}
+        for step, value in ((0, 0.25), (3, 0.5), (5, 0.375))
+    ]
+    values = collect({"a": {0: write_run(tmp_path / "r", rows, {}, {"rl": stage(1.0)})}})[0]["a"][0].values
+    for name in ("rl", "train"):  # the last train stage stands for 'train', where none is called so
+        assert values[f"{name}.saturation"] == 3
+        assert values[f"{name}.gain_before_saturation"] == 0.25
+        assert values[f"{name}.gain_after_saturation"] == -0.125
+    folder = write_run(tmp_path / "s", train_rows("train", 3), {}, {"train": stage(1.0)})
+    assert "train.saturation" not in collect({"a": {0: folder}})[0]["a"][0].values

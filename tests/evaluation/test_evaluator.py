@@ -285,3 +285,15 @@ def test_the_in_process_engine_is_evaluated_alike_every_time():
     assert len(first.answers) == 12
     assert all(0 < answer.tokens <= 6 and answer.logprob < 0 for answer in first.answers)
     assert len({answer.text for answer in first.answers}) > 1
+
+
+def test_faithful_answers_are_counted_where_a_verifier_says_so():
+    def verify(sample: Sample, text: str) -> Score:
+        score = exact(sample, text.rstrip("!"))
+        return replace(score, parts={"faithful": float(not text.endswith("!"))}) if sample.answer != "3" else score
+
+    metrics = run([["1"], ["2!"], ["3"], ["5"]], "1234", verify=verify).metrics
+    assert metrics["faithful"] == pytest.approx(2 / 3)  # the third problem's verifier does not say
+    assert metrics["faithful_right"] == 1 / 2
+    assert "faithful_right" not in run([["5"]], "1", verify=verify).metrics
+    assert "faithful" not in run([["1"]], "1").metrics

@@ -1,8 +1,10 @@
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from posttrain.data import user
 from posttrain.errors import UserError
 from posttrain.tasks.chains import LIMIT, TERMS, Chains
 from posttrain.tasks.task import Difficulty
@@ -55,3 +57,34 @@ def test_terms_and_limit_make_problems_of_other_sizes_whatever_the_difficulty(di
 def test_sizes_that_make_no_chain_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         Chains(**options)
+
+
+@pytest.mark.parametrize(
+    ("text", "faithful"),
+    [
+        ("<think>7+5=12\n12*3=36\n36-4=32</think><answer>32</answer>", True),
+        ("<think>First 7+5=12, then 3*12=36, then 36-4=32.</think><answer>32</answer>", True),  # a product turned round
+        ("<think>7+5=12\n12*3=35\n35-4=31</think><answer>31</answer>", False),  # a step that is wrong
+        ("<think>7+5=12\n12*3=36\n36-4=32</think><answer>31</answer>", False),  # another answer than the steps'
+        ("<think>12*3=36\n7+5=12\n36-4=32</think><answer>32</answer>", False),  # another order
+        ("<think>7+5=12\n16+16=32</think><answer>32</answer>", False),  # a step short cut
+        ("<think>8+4=12\n12*3=36\n36-4=32</think><answer>32</answer>", False),  # the steps of another question
+        ("<think>7+5=12\n12*3=36\n36-4=32\n1</think><answer>32</answer>", False),  # something that is no step
+        ("<think>12 36 32</think><answer>32</answer>", False),  # results alone
+        ("<think></think><answer>32</answer>", False),
+        ("<answer>32</answer>", False),
+        ("7+5=12\n12*3=36\n36-4=32", False),
+    ],
+)
+def test_an_answer_is_faithful_if_the_steps_replayed_lead_to_it(text: str, faithful: bool) -> None:
+    task = Chains()
+    sample = next(s for s in task.samples(2000, 0) if s.answer == "32")
+    sample = replace(sample, prompt=(user(task.prompt(CHAIN)),))
+    assert task.verify(sample, text).parts["faithful"] == faithful
+
+
+@pytest.mark.parametrize(("style", "faithful"), [("steps", 1), ("prose", 1), ("terse", 0), ("direct", 0)])
+def test_demonstrations_are_right_and_those_with_steps_faithful(style: str, faithful: int) -> None:
+    for sample in Chains().samples(200, 3, style=style):
+        score = Chains().verify(sample, sample.response_text)
+        assert (score.value, score.parts["faithful"]) == (1, faithful)

@@ -198,7 +198,9 @@ def _span(interval: Interval, each: Measure) -> str:
 
 
 def _number(amount: float, each: Measure, *, sign: bool = False) -> str:
-    scale, digits = {"points": (100, 1), "nats": (1, 4), "s": (1, 1), "tokens": (1, 1)}.get(each.unit, (1, 4))
+    scale, digits = {"points": (100, 1), "nats": (1, 4), "s": (1, 1), "tokens": (1, 1), "steps": (1, 1)}.get(
+        each.unit, (1, 4)
+    )
     text = f"{scale * amount:{'+' if sign else ''},.{digits}f}"
     return f"{text} {each.unit}".rstrip()
 

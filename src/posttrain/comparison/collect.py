@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.comparison.result import ArmRun
+from posttrain.evaluation import saturation
 from posttrain.reporting.formats import is_number
 from posttrain.reporting.reading import Row, Run, read_run
 
@@ -69,7 +70,8 @@ def _values(run: Run, trained: Sequence[str]) -> dict[str, float]:
 
 
 def _spent(run: Run, stage: str) -> dict[str, float]:
-    """What a train stage came to: its summary, its input tokens, and `log.NAME` over the last tenth of its steps."""
+    """What a train stage came to: its summary, its input tokens, `log.NAME` over the last tenth of its steps, and when
+    its reward was saturated."""
     rows = _rows(run, stage, "train")
     numbers = {
         name: float(number) for name, number in run.stages[stage].get("summary", {}).items() if is_number(number)
@@ -81,6 +83,10 @@ def _spent(run: Run, stage: str) -> dict[str, float]:
             found = [row[name] for row in last if is_number(row.get(name))]
             if found and name != "step":
                 numbers[f"log.{name}"] = sum(found) / len(found)
+    if (saturated := saturation(rows, _rows(run, stage, "evaluation"))) is not None:
+        numbers["saturation"] = saturated.step
+        gains = {"gain_before_saturation": saturated.before, "gain_after_saturation": saturated.after}
+        numbers |= {name: gain for name, gain in gains.items() if gain is not None}
     return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 

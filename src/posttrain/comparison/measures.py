@@ -18,11 +18,19 @@ _LABELS = {
     "trained_tokens": "trained tokens",
     "input_tokens": "input tokens",
     "loss": "loss",
+    "saturation": "step of reward saturation",
+    "gain_before_saturation": "gain of held-out accuracy up to reward saturation",
+    "gain_after_saturation": "gain of held-out accuracy after reward saturation",
+    "faithful": "answers that follow from their steps",
+    "faithful_right": "right answers that follow from their steps",
 }
 _UNITS = {
     "accuracy": "points",
     "format_validity": "points",
     "truncated": "points",
+    "faithful": "points",
+    "faithful_right": "points",
+    "saturation": "steps",
     "log_likelihood": "nats",
     "kl": "nats",
     "entropy": "nats",
@@ -36,6 +44,8 @@ _LARGER_IS_BETTER = {
     "log_likelihood": True,
     "format_validity": True,
     "truncated": False,
+    "faithful": True,
+    "faithful_right": True,
     "kl": None,  # far from the start is what training is for; how far is worth knowing, not a fault
     "seconds": False,
 }

@@ -28,7 +28,7 @@ Verdict = Literal["supported", "not supported", "inconclusive"]
 class Measure:
     """A number that arms are compared by: `name` is STAGE.METRIC.
 
-    `unit` is what a *difference* is said in: "points" (100 times that of shares), "nats", "s", "tokens" or "".
+    `unit` is what a *difference* is said in: "points" (100 times that of shares), "nats", "s", "tokens", "steps" or "".
     `has_problems`: a mean over problems, whose shares are in every run's `shares`.
     """
 

@@ -64,7 +64,9 @@ def ends(measure: Measure, found: Estimate) -> tuple[float, float] | None:
     """
     if found.low is None or found.high is None:
         return None
-    least = 0.0 if measure.unit in ("points", "s", "tokens") or measure.metric in ("kl", "entropy") else -math.inf
+    least = (
+        0.0 if measure.unit in ("points", "s", "tokens", "steps") or measure.metric in ("kl", "entropy") else -math.inf
+    )
     most = 1.0 if measure.unit == "points" else math.inf
     return max(found.low, least), min(found.high, most)
 

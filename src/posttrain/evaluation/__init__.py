@@ -3,6 +3,7 @@
 from posttrain.evaluation.evaluator import Verify, answer_of, check_errors, evaluate, summarise
 from posttrain.evaluation.metrics import LogLikelihood, log_likelihood
 from posttrain.evaluation.result import Answer, Comparison, EvaluationResult, Problem, compare_results
+from posttrain.evaluation.saturation import Saturation, saturation
 from posttrain.evaluation.statistics import (
     Difference,
     Interval,
@@ -21,6 +22,7 @@ __all__ = [
     "Interval",
     "LogLikelihood",
     "Problem",
+    "Saturation",
     "Verify",
     "answer_of",
     "check_errors",
@@ -32,5 +34,6 @@ __all__ = [
     "in_words",
     "log_likelihood",
     "paired_difference",
+    "saturation",
     "summarise",
 ]

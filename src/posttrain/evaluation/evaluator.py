@@ -86,6 +86,8 @@ def summarise(
     - `pass@k`, `majority@k` for k = 1, 2, 4 ... n: over problems with at least k scored draws.
     - `answer_entropy` (nats), `distinct_answers`: for n > 1. These and majority@k need `info["extracted"]`.
     - `format_validity`: share of answers of the asked-for form.
+    - `faithful`, `faithful_right`: share of all answers, and of the right ones, that follow from the steps written before
+      them, where the verifier gives the part `faithful`.
     - `mean_length` (tokens), `truncated` (share that the length limit cut off): over all answers.
 
     Raises `UserError` where the share of errors is over `max_errors`.
@@ -108,6 +110,7 @@ def summarise(
         f"average@{n}": float(np.mean([p.value for p in problems])),
         **_by_draws(problems, list(groups.values()), n, right_at, rng),
         "format_validity": float(np.mean([has_valid_format(a.parts, a.info, _is_right(a, right_at)) for a in scored])),
+        **_faithful(scored, right_at),
         "mean_length": float(np.mean([a.tokens for a in answers])),
         "truncated": float(np.mean([a.finish_reason == "length" for a in answers])),
     }
@@ -210,6 +213,13 @@ def _by_draws(
         found["answer_entropy"] = float(np.mean([answer_entropy(said) for said in answers]))
         found["distinct_answers"] = float(np.mean([distinct_answers(said) for said in answers]))
     return {key: value for key, value in found.items() if not math.isnan(value)}
+
+
+def _faithful(answers: Sequence[Answer], right_at: float) -> dict[str, float]:
+    """How many answers follow from their steps; nothing where no verifier says so."""
+    said = [(answer.parts["faithful"], _is_right(answer, right_at)) for answer in answers if "faithful" in answer.parts]
+    found = {"faithful": [value for value, _ in said], "faithful_right": [value for value, right in said if right]}
+    return {name: float(np.mean(values)) for name, values in found.items() if values}
 
 
 def _known_mean(values: npt.ArrayLike) -> float:

@@ -7,9 +7,10 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from posttrain.evaluation import saturation
 from posttrain.reporting import formats
 from posttrain.reporting.answers import galleries
-from posttrain.reporting.formats import duration, is_number
+from posttrain.reporting.formats import duration, is_number, points
 from posttrain.reporting.pages import render, write
 from posttrain.reporting.plots import Series, curve, series
 from posttrain.reporting.reading import Row, Run, read_run
@@ -95,6 +96,7 @@ def _content(run: Run) -> Row:
         "metric_columns": {name: MAIN.get(name, name.replace("_", " ").capitalize()) for name in main},
         "other_metrics": others,
         "curves": {stage: charts for stage, charts in curves.items() if charts},
+        "saturation": {stage: text for stage in trained if (text := _saturation(run.metrics[stage]))},
         "galleries": galleries(run),
         "times": times,
         "time_parts": part_names(times),
@@ -116,6 +118,17 @@ def _environment(run: Run) -> Row:
 
 def _block(recipe: Any) -> str:
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100) if recipe else ""
+
+
+def _saturation(kinds: dict[str, list[Row]]) -> str:
+    """When the reward stopped rising, in a sentence; empty where there is none."""
+    found = saturation(kinds.get("train", []), kinds.get("evaluation", []))
+    if found is None:
+        return ""
+    text = f"Reward within 5 % of its best from step {found.step:g} of {found.last:g} on"
+    if found.before is None or found.after is None:
+        return f"{text}."
+    return f"{text}; held-out accuracy {points(found.before)} points up to there, {points(found.after)} from there on."
 
 
 def _seconds(stage: Row) -> float:

@@ -1,9 +1,13 @@
 """Chained arithmetic: `Compute (7+5)*3-4.`, worked one operation at a time from left to right."""
 
+import re
+from dataclasses import replace
 from random import Random
 
+from posttrain.data import Sample
 from posttrain.errors import UserError
-from posttrain.tasks.answers import answered, worked
+from posttrain.rewards import Score
+from posttrain.tasks.answers import answered, same_text, worked
 from posttrain.tasks.generated import GeneratedTask, Part
 from posttrain.tasks.task import Difficulty, tasks
 
@@ -12,6 +16,8 @@ Chain = tuple[int, tuple[tuple[str, int], ...]]
 
 TERMS: dict[Difficulty, tuple[int, int]] = {"in": (2, 4), "harder": (5, 7)}
 LIMIT: dict[Difficulty, int] = {"in": 99, "harder": 999}
+
+_STEP = re.compile(r"(-?\d+)([+*-])(-?\d+)=(-?\d+)")
 
 
 @tasks.register("chains")
@@ -70,6 +76,17 @@ class Chains(GeneratedTask[Chain]):
         """The last result."""
         return _steps(problem)[-1].partition("=")[2]
 
+    def verify(self, sample: Sample, answer: str) -> Score:
+        """Score the answer as a number; part `faithful`: 1 if its steps, replayed, lead to it (then it is right).
+
+        Every step has to take up the result before it and the question's next number, and to be calculated rightly, and
+        the last result has to be the answer. No steps, or results alone, lead to nothing: 0. (Sheet 13 puts this in the
+        place of the judge of arXiv 2604.18574.)
+        """
+        score = super().verify(sample, answer)
+        faithful = _leads_to(sample.prompt_text, answer, score.info.get("extracted"))
+        return replace(score, parts={**score.parts, "faithful": float(faithful)})
+
     def details(self, problem: Chain) -> dict[str, int]:
         """`steps`: how many operations there are."""
         return {"steps": len(problem[1])}
@@ -88,6 +105,22 @@ def _link(rng: Random, value: int, limit: int) -> tuple[str, int]:
 
 def _apply(value: int, operator: str, number: int) -> int:
     return {"+": value + number, "-": value - number, "*": value * number}[operator]
+
+
+def _leads_to(question: str, text: str, answer: str | None) -> bool:
+    """Do the steps before `</think>` work the question, one number after the other, and end in `answer`?"""
+    thought = text.rpartition("</think>")[0].rpartition("<think>")[2]
+    steps = _STEP.findall(thought)
+    result, *numbers = [int(number) for number in re.findall(r"\d+", question)] or [0]
+    if len(steps) != len(numbers) or re.search(r"[\d=]", _STEP.sub("", thought)):
+        return False
+    for (left, operator, right, found), number in zip(steps, numbers, strict=True):
+        a, b = int(left), int(right)
+        worked_on = (a, b) == (result, number) or (operator != "-" and (b, a) == (result, number))
+        result = _apply(a, operator, b)
+        if not worked_on or result != int(found):
+            return False
+    return bool(steps) and answer is not None and same_text(answer, str(result))
 
 
 def _steps(problem: Chain) -> list[str]:
