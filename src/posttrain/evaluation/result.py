@@ -9,7 +9,7 @@ import numpy as np
 
 from posttrain.errors import UserError
 from posttrain.evaluation.statistics import Difference, Interval, in_words, paired_difference
-from posttrain.generation import Sampling
+from posttrain.generation import Sampling, ThinkingRules
 
 Measure = Literal["accuracy", "value"]
 
@@ -102,6 +102,8 @@ class EvaluationResult:
         """Inverse of `to_json`."""
         drawn: dict[str, Any] = dict(row["sampling"])
         drawn |= {key: tuple(value) for key, value in drawn.items() if isinstance(value, list)}
+        if drawn.get("thinking") is not None:
+            drawn["thinking"] = ThinkingRules(**drawn["thinking"])
         problems = tuple(Problem(**problem) for problem in row["problems"])
         return EvaluationResult(**{**row, "sampling": Sampling(**drawn), "problems": problems})
 
@@ -143,8 +145,9 @@ def compare_results(
         caveats.append(f"{apart} problems that only one of them has scored are left out")
     if a.n != b.n:
         caveats.append(f"draws of each problem differ: {a.n} and {b.n}")
+    others = asdict(b.sampling)
     for key, value in asdict(a.sampling).items():
-        if key != "seed" and value != (other := getattr(b.sampling, key)):
+        if key != "seed" and value != (other := others[key]):
             caveats.append(f"sampling differs in {key}: {value} and {other}")
     return Comparison(difference, sentence, tuple(caveats))
 

@@ -9,13 +9,37 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
+class ThinkingRules:
+    """What is done to the token that ends thinking; nothing behind it.
+
+    `stop`: the text of that token. Of one that a tokenizer cuts into several, the first is scaled, and replaced.
+
+    `temperature` T of that token alone, among the logits u of a step (TS, arXiv 2505.07961, as reconstructed from its
+    abstract): above 1 thinking ends earlier, below 1 later. `reference` "max": u_stop = m + (u_stop - m) / T with
+    m = max u, the same whatever is added to all logits; "raw": u_stop / T, which is not. Filters come afterwards.
+
+    `budget` (s1's budget forcing, arXiv 2501.19393): after so many tokens the stop is forced, and `cue` behind it. The
+    first `continuations` stops that are drawn before are replaced by `continuation`.
+    """
+
+    stop: str = "</think>"
+    temperature: float = 1.0
+    reference: Literal["max", "raw"] = "max"
+    budget: int | None = None
+    cue: str = ""
+    continuations: int = 0
+    continuation: str = "Wait"
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn.
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 are off. Filters apply after the temperature, in the
     order top-k, top-p, min-p (as transformers does). `stop` strings end an answer and stay in its text; `stop_tokens`
-    come on top of the model's own end-of-turn tokens. `seed` names the random stream: the same (seed, prompt key or
-    index, sample index) draws the same answer whatever else is in the batch, up to floating-point ties.
+    come on top of the model's own end-of-turn tokens. `thinking` is about the end of thinking. `seed` names the random
+    stream: the same (seed, prompt key or index, sample index) draws the same answer whatever else is in the batch, up
+    to floating-point ties.
     """
 
     max_new_tokens: int = 256
@@ -25,6 +49,7 @@ class Sampling:
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
+    thinking: ThinkingRules | None = None
     seed: int = 0
 
 
@@ -45,8 +70,9 @@ class Completion:
 
     `tokens[R]` int32 are the drawn tokens, the end-of-turn token included when it was drawn; a forced prefix is not
     among them. `logprobs[R]`: of the untempered policy (float32 log-softmax of the raw logits).
-    `sampling_logprobs[R]`: of the distribution that was drawn from. `finish_reason`: "stop" (end-of-turn token or stop
-    string) or "length" (ran out of `max_new_tokens` or of context). `text`: decoded without special end tokens.
+    `sampling_logprobs[R]`: of the distribution that was drawn from; 0 of forced tokens, which are certain, and of a
+    continuation's first token that of the stop in whose place it stands. `finish_reason`: "stop" (end-of-turn token or
+    stop string) or "length" (ran out of `max_new_tokens` or of context). `text`: decoded without special end tokens.
     """
 
     prompt: int

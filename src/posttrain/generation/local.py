@@ -23,6 +23,7 @@ from posttrain.generation.readiness import check_prompt, compare, context_length
 from posttrain.generation.sampling import check, draw, stream
 from posttrain.generation.slots import SlotCache, StepMasks
 from posttrain.generation.stopping import StopStrings, answer_text, end_tokens
+from posttrain.generation.thinking import ThinkingTokens, Thoughts
 
 
 class LocalEngine:
@@ -96,6 +97,7 @@ class _Answer:
     logprobs: list[float] = field(default_factory=list)
     sampling_logprobs: list[float] = field(default_factory=list)
     reason: Literal["stop", "length"] | None = None
+    thoughts: Thoughts = field(default_factory=Thoughts)
 
 
 class _Run:
@@ -113,6 +115,8 @@ class _Run:
         self.engine, self.model, self.prompts, self.n, self.sampling = engine, model, prompts, n, sampling
         self.device = model.device
         self.ends = end_tokens(model, engine.tokenizer, sampling)
+        rules = sampling.thinking
+        self.thinking = None if rules is None else ThinkingTokens(rules, engine.tokenizer)
         config = model.config.get_text_config(decoder=True)
         self.stops = engine.stop_strings(sampling.stop, config.vocab_size)
         self.masks = StepMasks(config, model.dtype)
@@ -155,19 +159,38 @@ class _Run:
         if self.sampling.temperature > 0:
             values = np.array([answer.uniforms.random() for answer in answers], dtype=np.float32)
             uniforms = torch.from_numpy(values).to(self.device)
+        thoughts = [answer.thoughts for answer in answers]
+        changed = None if self.thinking is None else self.thinking.scaled(logits, thoughts)
+        drawn = draw(logits, uniforms, self.sampling, changed)
+        if self.thinking is not None and self.thinking.forces:
+            drawn = self._forced(self.thinking, answers, logits, drawn)
         # One tensor (ids are exact in float32 up to 2^24), for one wait for the device a step.
-        tokens, logprobs, sampling_logprobs = torch.stack(
-            [part.float() for part in draw(logits, uniforms, self.sampling)]
-        ).tolist()
+        tokens, logprobs, sampling_logprobs = torch.stack([part.float() for part in drawn]).tolist()
         if math.isnan(sum(logprobs)):
             raise FloatingPointError("the model's logits are NaN: its weights are, or its precision overflows")
         for answer, token, logprob, sampling_logprob in zip(answers, tokens, logprobs, sampling_logprobs, strict=True):
             answer.tokens.append(int(token))
             answer.logprobs.append(logprob)
             answer.sampling_logprobs.append(sampling_logprob)
+            if self.thinking is not None:
+                self.thinking.follow(answer.thoughts, answer.tokens)
             answer.reason = self._reason(answer)
         if self.engine.progress is not None:
             self.engine.progress(len(answers))
+
+    def _forced(
+        self, thinking: ThinkingTokens, answers: list[_Answer], logits: Tensor, drawn: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What was drawn (tokens and both log-probs, `[R]` each), with forced tokens in their places."""
+        tokens, logprobs, sampling_logprobs = drawn
+        for row, (answer, token) in enumerate(zip(answers, tokens.tolist(), strict=True)):
+            continued = answer.thoughts.continued
+            forced = thinking.forced(token, answer.thoughts, answer.tokens)
+            if forced is not None:
+                tokens[row], logprobs[row] = forced, logits[row].float().log_softmax(-1)[forced]
+                if answer.thoughts.continued == continued:  # else there was a chance: that of the stop
+                    sampling_logprobs[row] = 0.0
+        return tokens, logprobs, sampling_logprobs
 
     def _reason(self, answer: _Answer) -> Literal["stop", "length"] | None:
         if answer.tokens[-1] in self.ends or (self.stops is not None and self.stops.completed(answer.tokens)):

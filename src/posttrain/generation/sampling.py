@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import UserError
-from posttrain.generation.engine import Sampling
+from posttrain.generation.engine import Sampling, ThinkingRules
 
 _NUCLEUS_GUESS = 128
 """Tokens that nearly always hold `top_p` of the mass; the whole vocabulary is sorted only when they do not."""
@@ -24,6 +24,29 @@ def check(sampling: Sampling) -> None:
     for field, (holds, expected) in rules.items():
         if not holds:
             raise UserError(f"sampling.{field} is {getattr(sampling, field)!r}; it must be {expected}")
+    if sampling.thinking is not None:
+        _check_thinking(sampling.thinking, sampling)
+
+
+def _check_thinking(thinking: ThinkingRules, sampling: Sampling) -> None:
+    rules = {
+        "stop": (bool(thinking.stop), "the text that ends thinking"),
+        "temperature": (thinking.temperature > 0, "above 0"),
+        "budget": (
+            thinking.budget is None or 0 <= thinking.budget < sampling.max_new_tokens,
+            f"0 or more, and less than max_new_tokens ({sampling.max_new_tokens})",
+        ),
+        "continuations": (thinking.continuations >= 0, "0 (off) or more"),
+        "continuation": (bool(thinking.continuation), "a text of at least one character"),
+    }
+    for field, (holds, expected) in rules.items():
+        if not holds:
+            raise UserError(f"thinking.{field} is {getattr(thinking, field)!r}; it must be {expected}")
+    if sampling.temperature == 0 and thinking.temperature != 1:
+        raise UserError(
+            f"thinking.temperature is {thinking.temperature:g}, but at temperature 0 the likeliest token is taken: set "
+            "temperature, or use thinking.budget"
+        )
 
 
 def stream(seed: int, prompt: int, sample: int) -> np.random.Generator:
@@ -32,17 +55,21 @@ def stream(seed: int, prompt: int, sample: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def draw(logits: Tensor, uniforms: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+def draw(
+    logits: Tensor, uniforms: Tensor | None, sampling: Sampling, changed: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """One token for each row of `logits[R, V]` from `uniforms[R]` in [0, 1) (not read when greedy).
 
-    Returns `tokens[R]`, `logprobs[R]` of the untempered policy, and `sampling_logprobs[R]` of the distribution that was
-    drawn from (0 when greedy: all its mass is on the drawn token). Float32 throughout.
+    `changed[R, V]`: logits that are drawn from in place of the policy's own. Returns `tokens[R]`, `logprobs[R]` of the
+    untempered policy, and `sampling_logprobs[R]` of the distribution that was drawn from (0 when greedy: all its mass
+    is on the drawn token). Float32 throughout.
     """
     logprobs = logits.float().log_softmax(-1)
     if sampling.temperature == 0 or uniforms is None:
         tokens = logprobs.argmax(-1)
         return tokens, _pick(logprobs, tokens), torch.zeros_like(logprobs[:, 0])
-    candidates, ids = distribution(logprobs, sampling)
+    source = logprobs if changed is None else changed.log_softmax(-1)
+    candidates, ids = distribution(source, sampling)
     choice = _invert_cdf(candidates, uniforms)
     tokens = choice if ids is None else _pick(ids, choice)
     return tokens, _pick(logprobs, tokens), _pick(candidates, choice)

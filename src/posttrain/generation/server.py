@@ -101,6 +101,10 @@ class ServerEngine:
         self, path: str, asked: List[T], body: Callable[[T, Dialect], dict[str, Any]], n: int, sampling: Sampling
     ) -> list[Completion]:
         check(sampling)
+        if sampling.thinking is not None:
+            raise UserError(
+                "no server takes the rules of 'thinking': draw in process (the local engine), or leave it out"
+            )
         if n < 1:
             raise UserError(f"{n} samples of each prompt were asked for; at least 1 is needed")
         if not asked:

@@ -86,6 +86,30 @@ DataField = Annotated[Data, BeforeValidator(_path_shorthand)]
 ModelField = Annotated[Model, BeforeValidator(_path_shorthand)]
 
 
+class Thinking(Strict):
+    """When the model's thinking ends, while an answer is drawn."""
+
+    stop: str = Field("</think>", min_length=1, description="the text of the token that ends it")
+    temperature: float = Field(1.0, gt=0, description="of that token alone: above 1 earlier, below 1 later")
+    reference: Literal["max", "raw"] = Field("max", description="what its logit is scaled from: the best logit, or 0")
+    budget: int | None = Field(None, ge=0, description="tokens of thinking, after which the stop is forced")
+    cue: str = Field("", description="forced behind a forced stop")
+    continuations: int = Field(0, ge=0, description="so many stops are replaced by 'continuation'")
+    continuation: str = Field("Wait", min_length=1, description="what thinking goes on with")
+
+    @model_validator(mode="after")
+    def _is_read(self) -> "Thinking":
+        if not self.model_fields_set & {"temperature", "budget", "continuations"}:
+            raise ValueError("'thinking' has no effect without temperature, budget or continuations: leave it out")
+        if self.temperature == 1:
+            _refuse_unread(self, ("reference",), "at thinking.temperature 1")
+        if self.budget is None:
+            _refuse_unread(self, ("cue",), "without thinking.budget")
+        if self.continuations == 0:
+            _refuse_unread(self, ("continuation",), "without thinking.continuations")
+        return self
+
+
 class Decoding(Strict):
     """How answers are drawn, wherever a stage generates."""
 
@@ -96,6 +120,7 @@ class Decoding(Strict):
     min_p: float = Field(0.0, ge=0, le=1)
     max_new_tokens: PositiveInt = 256
     stop: list[str] = Field([], description="strings that end an answer")
+    thinking: Thinking | None = Field(None, description="when thinking ends: a temperature of its end, or budgets")
     slots: PositiveInt = Field(64, description="answers drawn at the same time")
 
     @model_validator(mode="after")
@@ -106,6 +131,20 @@ class Decoding(Strict):
             _refuse_unread(self, ("top_k", "top_p", "min_p"), "at temperature 0")
         if not all(self.stop):
             raise ValueError("'stop' has an empty string, which would end every answer at once: take it out")
+        return self
+
+    @model_validator(mode="after")
+    def _thinking_has_effect(self) -> "Decoding":
+        thinking = self.thinking
+        if thinking is None:
+            return self
+        if self.temperature == 0 and thinking.temperature != 1:
+            raise ValueError("thinking.temperature has no effect at temperature 0: set temperature, or thinking.budget")
+        if thinking.budget is not None and thinking.budget >= self.max_new_tokens:
+            raise ValueError(
+                f"thinking.budget {thinking.budget} has no effect: an answer ends at max_new_tokens "
+                f"{self.max_new_tokens} anyway"
+            )
         return self
 
 
@@ -130,6 +169,14 @@ class Asked(Decoding):
         {}, description="passed to the chat template: {enable_thinking: false} ..."
     )
     forced: str = Field("", description="what every answer is made to begin with")
+
+    @model_validator(mode="after")
+    def _thinking_is_ours(self) -> "Asked":
+        if self.thinking is not None and self.server is not None:
+            raise ValueError("'thinking' is for models in this process, and no server takes it: leave one out")
+        if self.thinking is not None and self.thinking.stop in self.forced:
+            raise ValueError("'thinking' has no effect: 'forced' ends it already")
+        return self
 
 
 class Rendered(Strict):
@@ -191,6 +238,12 @@ class RolloutSource(Decoding):
     truncated: Literal["keep", "mask"] = Field("keep", description="learn from answers that ran out of tokens, or not")
     kl_in_reward: float = Field(0.0, ge=0, description="each token's reward is this times -(log π_old - log π_0)")
     max_errors: float = Field(0.1, ge=0, lt=1, description="share of answers without a reward that stops the run")
+
+    @model_validator(mode="after")
+    def _own_tokens(self) -> "RolloutSource":
+        if self.thinking is not None and (self.thinking.budget is not None or self.thinking.continuations):
+            raise ValueError("forced tokens are none of the policy's own to learn from: of 'thinking' take temperature")
+        return self
 
 
 class Train(Rendered):

@@ -12,7 +12,7 @@ from posttrain.data import Sample
 from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer, Verify, answer_of
-from posttrain.generation import Completion, Engine, Prompt, Sampling
+from posttrain.generation import Completion, Engine, Prompt, Sampling, ThinkingRules
 from posttrain.generation.local import LocalEngine
 from posttrain.generation.sampling import check
 from posttrain.policy import Policy, load_tokenizer
@@ -37,6 +37,7 @@ def sampling_of(decoding: Decoding, seed: int) -> Sampling:
         top_p=decoding.top_p,
         min_p=decoding.min_p,
         stop=tuple(decoding.stop),
+        thinking=None if decoding.thinking is None else ThinkingRules(**decoding.thinking.model_dump()),
         seed=seed,
     )
     check(sampling)
