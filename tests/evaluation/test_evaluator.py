@@ -297,3 +297,12 @@ def test_faithful_answers_are_counted_where_a_verifier_says_so():
     assert metrics["faithful_right"] == 1 / 2
     assert "faithful_right" not in run([["5"]], "1", verify=verify).metrics
     assert "faithful" not in run([["1"]], "1").metrics
+
+
+def test_a_vote_counts_answers_in_one_spelling():
+    def verify(sample: Sample, text: str) -> Score:
+        return Score(float(text != "7"), info={"extracted": text, "canonical": text.removesuffix(".0")})
+
+    metrics = run([["7", "5", "5.0"]], "5", verify=verify).metrics
+    assert metrics["majority@3"] == 1
+    assert metrics["distinct_answers"] == 2

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from posttrain.data import Sample, user
 from posttrain.tasks.answers import (
     answered,
+    canonical,
     extract_answer,
     plain_number,
     same_number,
@@ -246,3 +247,23 @@ def test_a_sample_without_an_answer_is_an_error_and_not_a_zero() -> None:
         score = verify(sample, answered("1"))
         assert score.error is not None
         assert math.isfinite(score.value)
+
+
+def test_what_was_answered_is_known_without_a_right_answer_too() -> None:
+    score = verify_number(Sample((user("?"),)), answered("14.0"))
+    assert score.error is not None
+    assert (score.info["extracted"], score.info["canonical"]) == ("14.0", "14")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "other"),
+    [("14", "14.0"), ("14", "$14"), ("1,000", "1000"), ("1/2", "0.5"), ("50 %", "50%"), ("Anna B.", "anna b.")],
+)
+def test_answers_are_counted_in_one_spelling(spelling: str, other: str) -> None:
+    assert canonical(spelling) == canonical(other)
+    assert canonical("14") == "14"
+    assert canonical(spelling) != canonical("15")
+
+
+def test_an_answer_in_the_usual_spelling_is_not_written_twice() -> None:
+    assert "canonical" not in verify_number(Sample((user("?"),), answer="1"), answered("14")).info

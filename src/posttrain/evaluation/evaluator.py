@@ -86,8 +86,8 @@ def summarise(
     - `pass@k`, `majority@k` for k = 1, 2, 4 ... n: over problems with at least k scored draws.
     - `answer_entropy` (nats), `distinct_answers`: for n > 1. These and majority@k need `info["extracted"]`.
     - `format_validity`: share of answers of the asked-for form.
-    - `faithful`, `faithful_right`: share of all answers, and of the right ones, that follow from the steps written before
-      them, where the verifier gives the part `faithful`.
+    - `faithful`, `faithful_right`: share of all answers, and of the right ones, that follow from the steps before them,
+      where the verifier gives the part `faithful`.
     - `mean_length` (tokens), `truncated` (share that the length limit cut off): over all answers.
 
     Raises `UserError` where the share of errors is over `max_errors`.
@@ -200,7 +200,7 @@ def _by_draws(
 ) -> dict[str, float]:
     """What several draws say: pass@k, majority@k, variety."""
     draws, right = [p.draws for p in problems], [p.right for p in problems]
-    answers = [[answer.extracted for answer in group] for group in groups]
+    answers = [[answer.canonical for answer in group] for group in groups]
     rights = [[_is_right(answer, right_at) for answer in group] for group in groups]
     votes = any("extracted" in answer.info for group in groups for answer in group)
     found: dict[str, float] = {}

@@ -46,6 +46,11 @@ class Answer:
         found = self.info.get("extracted")
         return None if found is None else str(found)
 
+    @property
+    def canonical(self) -> str | None:
+        """The same in one spelling, by which answers are counted (`info["canonical"]`, where it is another)."""
+        return str(self.info["canonical"]) if "canonical" in self.info else self.extracted
+
     def to_json(self) -> dict[str, Any]:
         """The fields by name, in plain JSON types, without the tokens."""
         row: dict[str, Any] = _plain({f.name: getattr(self, f.name) for f in fields(self) if f.name != "token_ids"})

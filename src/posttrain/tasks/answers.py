@@ -7,7 +7,7 @@ repeats the question has not answered it.
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
@@ -221,6 +221,14 @@ def _same_expression(a: str, b: str) -> bool:
     return bool(math_verify.verify(gold, found, timeout_seconds=None))
 
 
+def canonical(answer: str) -> str:
+    """One spelling for all spellings of a written-out number (`14`, `14.0`, `$14`); else without spaces and case."""
+    number = plain_number(answer)
+    if number is None:
+        return "".join(answer.split()).casefold()
+    return f"{number.value * 100}%" if number.percent else str(number.value)
+
+
 def _is_right_number(right: str, found: str) -> tuple[bool, str]:
     """Whether `found` answers the question whose answer is `right`, and why (not)."""
     wanted = plain_number(right)
@@ -238,12 +246,21 @@ def _is_right_number(right: str, found: str) -> tuple[bool, str]:
 def score_answer(extraction: Extraction, right: bool, reason: str, **info: Any) -> Score:
     """The score that every verifier here gives: parts `correct` and `format`; info `extracted`, `reason` and `info`.
 
+    `info["canonical"]` is the answer in one spelling, for those who count answers, where it is not the extracted one.
     `format` is 1 if the text has exactly one well-formed answer, right or wrong.
     """
     value = float(right)
     well_formed = float(extraction.reason == "found" and extraction.count == 1)
     found = {"extracted": extraction.value, "reason": reason, **info}
+    if extraction.value is not None and (spelled := canonical(extraction.value)) != extraction.value:
+        found["canonical"] = spelled
     return Score(value, parts={"correct": value, "format": well_formed}, info=found)
+
+
+def _incomparable(sample: Sample, extraction: Extraction) -> Score:
+    """No value, but what was answered: votes need no more."""
+    score = score_answer(extraction, False, "no_answer_to_compare_with")
+    return replace(score, error=f"sample {sample.id} has no answer to compare with")
 
 
 def verify_number(sample: Sample, answer: str) -> Score:
@@ -252,9 +269,9 @@ def verify_number(sample: Sample, answer: str) -> Score:
     `info["reason"]`: "found" (right), "wrong", "not_a_number" (words, or a calculation left to the reader), "missing",
     "several" or "malformed". A sample without an answer gives an error, not a 0.
     """
-    if sample.answer is None:
-        return Score(0.0, error=f"sample {sample.id} has no answer to compare with")
     extraction = extract_answer(answer)
+    if sample.answer is None:
+        return _incomparable(sample, extraction)
     if extraction.value is None:
         return score_answer(extraction, False, extraction.reason)
     return score_answer(extraction, *_is_right_number(sample.answer, extraction.value))
@@ -262,9 +279,9 @@ def verify_number(sample: Sample, answer: str) -> Score:
 
 def verify_exact(sample: Sample, answer: str) -> Score:
     """1 if the text's one final answer is `sample.answer`, case and whitespace aside, else 0. Otherwise as numbers."""
-    if sample.answer is None:
-        return Score(0.0, error=f"sample {sample.id} has no answer to compare with")
     extraction = extract_answer(answer)
+    if sample.answer is None:
+        return _incomparable(sample, extraction)
     if extraction.value is None:
         return score_answer(extraction, False, extraction.reason)
     right = same_text(sample.answer, extraction.value)
