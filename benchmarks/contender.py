@@ -23,7 +23,7 @@ from posttrain.data import Sequence
 from posttrain.data.batch import collate, micro_batches
 from posttrain.objectives import build_objective
 from posttrain.policy import Policy
-from posttrain.policy.policy import states_at_targets
+from posttrain.policy.states import states_at_targets
 from posttrain.sources import Demonstrations
 from posttrain.training.journal import Journal
 from posttrain.training.loop import Loop, LoopSettings, train

@@ -1,3 +1,4 @@
+import math
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +8,8 @@ import torch
 from gradients import batch_of, gradient, losses, mean_loss, results, step_of
 from torch import Tensor
 
-from posttrain.objectives import build_objective
+from posttrain.data.scores import TokenScores
+from posttrain.objectives import build_objective, objectives
 
 LENGTHS = (2, 3, 1)
 TOKENS = [[0, 1], [2, 0, 1], [2]]
@@ -196,3 +198,29 @@ def trl_loss(step: Any, logits: Tensor, reference: Tensor, cap: float | None = N
 def test_a_rollout_without_its_advantage_is_refused() -> None:
     with pytest.raises(Exception, match="no column 'advantage'"):
         build_objective("grpo").coefficients(step_of([[0, 1]]))
+
+
+def valued(values: list[float], **columns: Any) -> tuple[Any, dict[str, Any]]:
+    """The term `value` on a batch of two sequences, of 2 tokens and 1, with these values."""
+    batch = batch_of([[0, 1], [2]], columns=columns)
+    scores = TokenScores(torch.zeros(3), {"values": torch.tensor(values)})
+    return objectives["value"](scores, batch)
+
+
+def test_golden_numbers_of_the_value_loss() -> None:
+    columns = {"old_values": [[0.5, 0.2], [0.5]], "return": [[1.0, 0.0], [1.0]]}
+    losses_, metrics = valued([0.9, 0.1, 0.5], **columns)
+    assert (2 * losses_).tolist() == pytest.approx([0.09, 0.01, 0.25])
+    assert metrics["value_clipped"].tolist() == [1, 0, 0]
+    assert float((losses_[:2].mean() + losses_[2]) / 2) == pytest.approx(0.075)
+    batch = batch_of([[0, 1], [2]], columns=columns)
+    plain, _ = objectives["value"](
+        TokenScores(torch.zeros(3), {"values": torch.tensor([0.9, 0.1, 0.5])}), batch, clip=None
+    )
+    assert (2 * plain).tolist() == pytest.approx([0.01, 0.01, 0.25])
+
+
+def test_a_bonus_for_entropy_is_its_negative() -> None:
+    batch, logits = one([0.5, 0.9], [0.5, 0.9], [1, 1])
+    entropy = [math.log(2), -0.9 * math.log(0.9) - 0.1 * math.log(0.1)]
+    assert losses("entropy_bonus", batch, logits).tolist() == pytest.approx([-value for value in entropy])

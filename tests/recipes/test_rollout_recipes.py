@@ -15,6 +15,9 @@ SMALL = ["data.train.count=12", "data.test.count=4", "data.longer.count=2", "tra
 SMALL += ["train.rollouts.n=4", "train.rollouts.max_new_tokens=24"]
 
 
+NEW = ["ppo", "remax", "online-dpo", "best-of-n", "on-policy-distillation", "clip-cov", "kl-cov"]
+
+
 def small(name: str, out: Path, *more: str) -> Recipe:
     return read_recipe(name, [*SMALL, *more, f"out={out}"])
 
@@ -23,9 +26,11 @@ def drawn(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "samples" / "train.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr-grpo", "dapo", "rloo", "gspo", "cispo", "reinforce-plus-plus", "raft"])
+@pytest.mark.parametrize(
+    "name", ["grpo", "dr-grpo", "dapo", "rloo", "gspo", "cispo", "reinforce-plus-plus", "raft", *NEW]
+)
 def test_the_recipe_trains(name: str, tmp_path: Path) -> None:
-    recipe = small(name, tmp_path / "run")
+    recipe = small(name, tmp_path / "run", *(["train.reference=base"] if name == "on-policy-distillation" else []))
     run_quietly(recipe.model_copy(update={"stages": {"train": recipe.stages["train"]}}))
     rows = metrics(tmp_path / "run")
     assert len(rows) == 2
@@ -72,7 +77,16 @@ def test_killed_between_rollout_and_update_nothing_is_lost_and_nothing_drawn_twi
     [
         (["objective=nll"], "no term of the objective reads it"),
         (["train.rollouts.n=1"], "'n' must be 2 or more"),
-        (["train.rollouts.advantage=gae"], "advantage 'gae'"),
+        (["train.rollouts.advantage=gae"], "advantage 'gae' needs a critic"),
+        (["objective=[grpo, value]"], "the term 'value' needs a critic"),
+        (["train.critic=head"], "a critic learns by the term 'value'"),
+        (["train.critic_lr_factor=2"], "'critic_lr_factor' has no effect"),
+        (["train.rollouts.choose=best"], "leaves none to compare with"),
+        (["train.rollouts.choose=pairs"], "loss of preference pairs"),
+        (["objective=dpo"], "loss of preference pairs|no term of the objective"),
+        (["train.rollouts.learned=5"], "more than the 4 answers"),
+        (["train.rollouts.kl_target=0.1"], "'kl_target' has no effect"),
+        (["train.rollouts.reward={name: log_ratio, model: sft}"], "model 'sft' is neither"),
         (["train.rollouts.advantage=grup"], "unknown advantage 'grup'"),
         (["train.rollouts.reward=tsk"], "unknown reward 'tsk'"),
         (["train.rollouts.kl_in_reward=0.1"], "needs a reference"),

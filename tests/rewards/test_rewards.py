@@ -1,10 +1,23 @@
 import numpy as np
 import pytest
+import torch
 
 from posttrain.data import Sample, user
+from posttrain.data.scores import TokenScores
 from posttrain.errors import UserError
-from posttrain.rewards import Attempt, Score, build_reward, group_reward, reward, reward_names
+from posttrain.rewards import (
+    Attempt,
+    Moment,
+    Score,
+    build_reward,
+    group_reward,
+    model_reward,
+    reward,
+    reward_models,
+    reward_names,
+)
 
+PROMPT = np.array([1, 2], np.int32)
 QUESTION = Sample((user("6 * 7?"),), answer="42")
 
 
@@ -16,11 +29,16 @@ def verify(sample, text):
 
 
 def attempt(text="= 42", length=4, finish="stop", verify=verify):
-    return Attempt(QUESTION, text, np.zeros(length, np.int32), np.zeros(length, np.float32), finish, verify)
+    return Attempt(QUESTION, text, np.zeros(length, np.int32), np.zeros(length, np.float32), finish, verify, PROMPT)
+
+
+def scores(spec, *attempts, progress=0.0):
+    (found,) = build_reward(spec)([list(attempts)], Moment(progress))
+    return found
 
 
 def values(spec, *attempts, progress=0.0):
-    return [score.value for score in build_reward(spec)(list(attempts), progress)]
+    return [score.value for score in scores(spec, *attempts, progress=progress)]
 
 
 @reward("test_tokens")
@@ -44,7 +62,7 @@ def test_the_task_says_what_is_right():
 
 def test_parts_are_weighted_added_and_kept_by_name():
     spec = ["task", {"name": "test_tokens", "weight": 0.1, "each": 2.0}]
-    (score,) = build_reward(spec)([attempt(length=3)], 0.0)
+    (score,) = scores(spec, attempt(length=3))
     assert score.value == pytest.approx(1.6)
     assert score.parts == pytest.approx({"task": 1.0, "test_tokens": 0.6})
     assert score.info["extracted"] == "42"
@@ -53,7 +71,7 @@ def test_parts_are_weighted_added_and_kept_by_name():
 def test_a_gate_shuts_a_part_where_it_is_0():
     spec = ["task", {"name": "test_tokens", "gate": "task"}]
     assert values(spec, attempt("= 42"), attempt("= 1")) == [5, 0]
-    (broken,) = build_reward({"name": "test_tokens", "gate": "task"})([attempt("= crash")], 0.0)
+    (broken,) = scores({"name": "test_tokens", "gate": "task"}, attempt("= crash"))
     assert broken.error == "RuntimeError: no such number"
 
 
@@ -70,14 +88,14 @@ def test_a_reward_of_all_attempts_sees_them_all_and_the_moment():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_is_an_error_and_no_zero(value):
-    (score,) = build_reward({"name": "test_tokens", "each": value})([attempt()], 0.0)
+    (score,) = scores({"name": "test_tokens", "each": value}, attempt())
     assert "the reward is" in score.error
 
 
 def test_errors_are_kept_with_their_cause():
-    scores = build_reward("task")([attempt("= crash"), attempt()], 0.0)
-    assert scores[0].error == "RuntimeError: no such number"
-    assert scores[1].error is None
+    crashed, fine = scores("task", attempt("= crash"), attempt())
+    assert crashed.error == "RuntimeError: no such number"
+    assert fine.error is None
 
 
 @pytest.mark.parametrize(
@@ -144,3 +162,46 @@ def test_an_answer_that_ran_out_of_tokens_is_not_finished():
 def test_the_names_of_a_reward_include_those_of_its_gates():
     spec = ["finished", {"name": "length", "longest": 9, "gate": {"name": "task", "gate": "tags"}}]
     assert reward_names(spec) == {"finished", "length", "task", "tags"}
+
+
+@model_reward("test_likely", models=("model",))
+def likely(attempts, ask, *, model: str, count: int = 0):
+    return [float(found.logprobs.sum()) for found in ask(model, [a.sequence for a in attempts], ())][count:]
+
+
+def asked(answers):
+    """Says `answers[model]` of every drawn token, and counts how often it is asked."""
+
+    def ask(model, sequences, needs):
+        ask.calls += 1
+        return [TokenScores(torch.full((s.targets,), answers[model])) for s in sequences]
+
+    ask.calls = 0
+    return ask
+
+
+def test_models_are_asked_once_for_all_attempts_of_a_round():
+    ask = asked({"judge": -0.5})
+    found = build_reward({"name": "test_likely", "model": "judge"})(
+        [[attempt(length=2), attempt(length=4)], [], [attempt(length=6)]], Moment(0.0, ask)
+    )
+    assert [[score.value for score in group] for group in found] == [[-1, -2], [], [-3]]
+    assert ask.calls == 1
+    with pytest.raises(ValueError, match="0 scores of 1 attempts"):
+        build_reward({"name": "test_likely", "model": "judge", "count": 1})([[attempt()]], Moment(0.0, ask))
+
+
+def test_the_models_of_a_reward_are_known_before_anything_runs():
+    spec = ["task", {"name": "log_ratio", "model": "sft", "gate": {"name": "test_likely", "model": "judge"}}]
+    assert reward_models(spec) == ["sft", "base", "judge"]
+
+
+def test_golden_log_ratio_of_a_tuned_model_and_its_base():
+    def ask(model, sequences, needs):
+        said = {"sft": [-0.2, -0.3, -0.1], "base": [-1.2, -0.9, -0.4]}
+        return [TokenScores(torch.tensor(said[model], dtype=torch.float64)) for _ in sequences]
+
+    (found,) = build_reward({"name": "log_ratio", "model": "sft"})([[attempt(length=3)]], Moment(0.0, ask))
+    assert found[0].value == pytest.approx(1.9)
+    (same,) = build_reward({"name": "log_ratio", "model": "sft", "base": "sft"})([[attempt(length=3)]], Moment(0, ask))
+    assert same[0].value == 0

@@ -12,7 +12,8 @@ from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.generation import Completion, Sampling
 from posttrain.rewards import Score, build_reward
-from posttrain.sources.rollouts import Question, Rollouts, RolloutSettings
+from posttrain.sources.rollout import Question, RolloutSettings
+from posttrain.sources.rollouts import Rollouts
 
 QUESTIONS = [
     Question(Sample((user(f"{number}?"),), answer=str(number % 3)), np.array([7, number], np.int32))
@@ -34,8 +35,10 @@ class Mouth:
     def __init__(self, say: Any = lambda key, draw: str((key + draw) % 3)) -> None:
         self.say, self.asked = say, 0
 
-    def __call__(self, prompts: Any, n: int, sampling: Sampling) -> list[Completion]:
+    def __call__(self, samples: Any, prompts: Any, n: int, sampling: Sampling) -> list[Completion]:
         self.asked += len(prompts)
+        if sampling.temperature == 0:
+            return [self._completion(index, prompt.key, 0) for index, prompt in enumerate(prompts)]
         return [self._completion(index, prompt.key, draw) for index, prompt in enumerate(prompts) for draw in range(n)]
 
     def _completion(self, index: int, key: int, draw: int) -> Completion:
@@ -169,7 +172,7 @@ def test_a_round_may_be_gone_on_with_on_another_number_of_ranks() -> None:
     settings = replace(SETTINGS, mini_batches=2)
     alone = source(settings)
     alone.next(step(score=scored))
-    rest = {s.group for s in alone._waiting[0]}
+    rest = {s.group for s in alone._rounds[0][0]}
     shares = [source(settings, rank=rank, ranks=2) for rank in range(2)]
     for share in shares:
         share.restore([alone.state()])
@@ -225,7 +228,132 @@ def test_no_step_is_empty_where_fewer_groups_are_left_than_mini_batches() -> Non
     mouth = Mouth(say)
     rolls = source(replace(SETTINGS, prompts=1, refills=1, mini_batches=3), mouth)
     assert rolls.next(step(score=scored))
-    assert not rolls._waiting
+    assert not rolls._rounds
+
+
+def test_the_greedy_answer_is_what_a_question_is_compared_with() -> None:
+    settings = replace(SETTINGS, greedy=True)
+    rolls = source(settings, Mouth(lambda key, draw: str(draw)), advantage="greedy")  # the greedy answer is "0"
+    for sequence in rolls.next(step()):
+        right = {s.sample.id: s.sample.answer for s in QUESTIONS}[sequence.sample_id]
+        expected = sequence.scalars["reward"] - float(right == "0")
+        assert sequence.columns["advantage"][2:] == pytest.approx(expected)
+
+
+def test_where_the_greedy_answer_has_no_reward_nothing_is_compared_with_it() -> None:
+    class Lost(Mouth):
+        def __call__(self, samples: Any, prompts: Any, n: int, sampling: Sampling) -> list[Completion]:
+            drawn = super().__call__(samples, prompts, n, sampling)
+            return [replace(one, text="broken") for one in drawn] if sampling.temperature == 0 else drawn
+
+    with pytest.raises(UserError, match="the greedy answer got no reward: RuntimeError: cannot read this"):
+        source(replace(SETTINGS, greedy=True), Lost(), advantage="greedy").next(step())
+
+
+def test_answers_may_be_learned_from_later_with_what_the_policy_thought_of_them() -> None:
+    asked_at_once = source(replace(SETTINGS, prompts=2))
+    late = source(replace(SETTINGS, prompts=2, lag=1))
+    first = [asked_at_once.next(step(index)) for index in range(3)]
+    for index in range(3):
+        found = late.next(step(index, score=scored))
+        assert [s.sample_id for s in found] == [s.sample_id for s in first[index]]
+        assert all(s.columns["old_logprobs"][2:] == pytest.approx(-0.4) for s in found)
+    assert late.generate.asked == 2 * 4
+
+
+def test_late_answers_survive_an_interruption(tmp_path: Any) -> None:
+    settings = replace(SETTINGS, prompts=2, lag=2, mini_batches=2)
+    whole = source(settings)
+    expected = [[s.sample_id for s in whole.next(step(index, score=scored))] for index in range(8)]
+    first = source(settings)
+    for index in range(3):
+        first.next(step(index, score=scored))
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = source(settings)
+    second.restore([torch.load(tmp_path / "state.pt", weights_only=True)])
+    assert [[s.sample_id for s in second.next(step(index, score=scored))] for index in range(3, 8)] == expected[3:]
+
+
+def test_only_the_first_answers_may_be_learned_from_though_all_are_scored() -> None:
+    seen: list[Any] = []
+    rolls = source(replace(SETTINGS, learned=2), record=lambda rollouts, index: seen.extend(rollouts))
+    assert len(rolls.next(step())) == 4 * 2
+    assert len(seen) == 4 * 3
+    assert [rollout.advantage for rollout in seen[2::3]] == [0.0] * 4
+
+
+@pytest.mark.parametrize(("choose", "rewards"), [("right", [1.0]), ("best", [1.0]), ("pairs", [1.0, 0.0])])
+def test_the_answers_to_imitate_or_to_prefer_are_chosen(choose: Any, rewards: list[float]) -> None:
+    settings = replace(SETTINGS, choose=choose, compared=False)
+    sequences = source(settings, Mouth(lambda key, draw: str(draw))).next(step())
+    for group in {s.group for s in sequences}:
+        of_group = [s for s in sequences if s.group == group]
+        assert [s.scalars["reward"] for s in of_group] == rewards
+        if choose == "pairs":
+            assert [s.scalars["chosen"] for s in of_group] == [1, 0]
+
+
+def test_where_nothing_is_chosen_the_next_questions_are_asked() -> None:
+    mouth = Mouth(lambda key, draw: "9" if mouth.asked <= 8 else str(draw))
+    assert source(replace(SETTINGS, choose="right", compared=False), mouth).next(step())
+    assert mouth.asked == 12
+
+
+@pytest.mark.parametrize("choose", ["all", "right"])
+def test_a_run_that_learns_nothing_stops_and_says_what_to_change(choose: Any) -> None:
+    rolls = source(replace(SETTINGS, choose=choose, compared=choose == "all", patience=3), Mouth(lambda k, d: "9"))
+
+    def train() -> None:
+        for index in range(4):
+            rolls.next(step(index))
+
+    with pytest.raises(UserError, match=r"last 3 rounds.*mean reward is 0\. Give questions.*partial credit"):
+        train()
+
+
+def test_earlier_groups_take_the_place_of_those_worth_the_same() -> None:
+    mouth = Mouth(lambda key, draw: str(draw) if mouth.asked <= 4 else "9")
+    rolls = source(replace(SETTINGS, replay=3), mouth)
+    first = rolls.next(step(0, score=scored))
+    second = rolls.next(step(1, score=scored))
+    groups = [{s.group for s in part} for part in (first, second)]
+    assert len(groups[1]) == 4
+    assert len(groups[0] & groups[1]) == 3
+    rolls = source(replace(SETTINGS, replay=3), mouth)
+    rolls.restore([rolls.state()])
+
+
+def test_the_weight_of_the_kl_follows_its_target() -> None:
+    rolls = source(replace(SETTINGS, kl_in_reward=0.1, kl_target=0.1, kl_horizon=120), advantage="reinforce++")
+    rolls.next(step(0, score=scored))
+    assert rolls.state()["kl_weight"] == pytest.approx(0.1 * (1 + 0.2 * 12 / 120))  # 0.3 nats: three times the target
+    fixed = source(replace(SETTINGS, kl_in_reward=0.1), advantage="reinforce++")
+    fixed.next(step(0, score=scored))
+    assert fixed.state()["kl_weight"] == 0.1
+
+
+def test_a_critics_values_become_advantages_and_returns() -> None:
+    rolls = source(replace(SETTINGS, values=True), advantage={"name": "gae", "whiten": False})
+    for sequence in rolls.next(step(score=scored)):  # it expects -0.7 everywhere
+        own = {name: values[2:] for name, values in sequence.columns.items()}
+        assert own["old_values"] == pytest.approx(-0.7)
+        assert own["advantage"][-1] == pytest.approx(sequence.scalars["reward"] + 0.7, abs=1e-6)
+        assert own["return"] == pytest.approx(own["advantage"] - 0.7, abs=1e-6)
+
+
+def test_what_an_environment_wrote_is_read_and_not_learned() -> None:
+    class Talk(Mouth):
+        def _completion(self, index: int, key: int, draw: int) -> Completion:
+            whole = super()._completion(index, key, draw)
+            own = np.arange(len(whole.tokens)) != 1
+            return replace(whole, drawn=own, sampling_logprobs=np.where(own, -0.5, 0).astype(np.float32))
+
+    for sequence in source(replace(SETTINGS, mini_batches=2), Talk()).next(step(score=scored)):
+        assert sequence.origin[3] == Origin.ENVIRONMENT
+        assert not sequence.target[3]
+        assert sequence.columns["advantage"][3] == 0 == sequence.columns["old_logprobs"][3]
+        assert sequence.target[2]
+        assert sequence.columns["old_logprobs"][2] == pytest.approx(-0.4)
 
 
 def test_a_second_batch_is_refused() -> None:

@@ -67,10 +67,13 @@ def _finite(logprobs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Need:
-    """A per-token quantity by name. `differentiable`: gradients flow through it (else it is computed without graph)."""
+    """A per-token quantity by name. `differentiable`: gradients flow through it (else it is computed without graph).
+
+    `function` None: it is no function of the logits, but what the policy's critic says.
+    """
 
     name: str
-    function: Callable[[Chunk], Tensor]
+    function: Callable[[Chunk], Tensor] | None
     reference: bool = False
     differentiable: bool = True
 
@@ -120,5 +123,7 @@ REFERENCE_LOGPROBS = Need("reference_logprobs", _reference_logprobs, reference=T
 """log π_0(token); read from the batch's column of the same name where it was cached."""
 FORWARD_KL = Need("forward_kl", _forward_kl, reference=True)
 """KL(π_0 ‖ π) over the whole vocabulary."""
+VALUES = Need("values", None)
+"""V of the state that predicts the token: what a critic expects the answer to earn from there on."""
 REVERSE_KL = Need("reverse_kl", _reverse_kl, reference=True)
 """KL(π ‖ π_0) over the whole vocabulary."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ must call it as often as the others; one that has nothing to score passes no seq
 Gradient = Callable[[Any, List[Sequence]], dict[str, Tensor]]
 """The gradient of an objective over some sequences (this rank's share), summed over ranks, by parameter name. Nothing
 stays behind in `.grad`."""
+Lap = Callable[[str], AbstractContextManager[Any]]
+"""Times a block under a name, for the log."""
 Draw = Callable[[], list[Sequence]]
 """This rank's share of a second, independently drawn batch of the step's size."""
 
@@ -25,6 +28,11 @@ Draw = Callable[[], list[Sequence]]
 def alone(value: Any) -> list[Any]:
     """`Gather` of a single process."""
     return [value]
+
+
+def untimed(name: str) -> AbstractContextManager[Any]:
+    """`Lap` of nobody who watches."""
+    return nullcontext()
 
 
 def _absent(*_: Any) -> Any:
@@ -40,6 +48,7 @@ class Step:
     - `memory`: name -> sample id -> value, what a loss's metrics were when a sample was last visited (those that it
       declares with `remember`). The same on every rank, and kept in checkpoints.
     - `report`: name -> (sum, count), what a source measures for the log; added up over ranks and averaged.
+    - `lap`: times what a source does; see its type.
     - `shared`: what a loss's `prepare` leaves for its own forward passes in this step (`batch.step.shared`).
     """
 
@@ -54,6 +63,7 @@ class Step:
     draw: Draw = _absent
     memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     report: dict[str, tuple[float, float]] = field(default_factory=dict)
+    lap: Lap = untimed
     shared: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -1,6 +1,7 @@
 """What weight each token's log-likelihood gets."""
 
 from posttrain.objectives import (
+    covariance,
     distillation,
     gain_weighted,
     intuitive,
@@ -24,6 +25,7 @@ __all__ = [
     "Reduction",
     "Term",
     "build_objective",
+    "covariance",
     "distillation",
     "gain_weighted",
     "intuitive",

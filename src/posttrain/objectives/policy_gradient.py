@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from posttrain.data.batch import Batch
-from posttrain.data.scores import REFERENCE_LOGPROBS, TokenScores
+from posttrain.data.scores import ENTROPY, REFERENCE_LOGPROBS, VALUES, TokenScores
 from posttrain.objectives.objective import TermLoss, objective
 from posttrain.objectives.reduction import Reduction
 
@@ -45,9 +45,14 @@ def _clipped(
     return loss, metrics
 
 
-def _kl_to_old(log_ratio: Tensor) -> Tensor:
-    """k3 of the policy that drew against this one: how far the updates have led away."""
-    return (log_ratio.exp() - log_ratio - 1).detach()
+def clipped_surrogate(
+    scores: TokenScores, batch: Batch, low: float = 0.2, high: float | None = None, dual: float | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`[N]` PPO's surrogate of each token and its metrics; see `_ppo`. `kl_to_old`: k3, how far it went."""
+    difference = log_ratio(scores, batch)
+    ratio = difference.exp()
+    loss, metrics = _clipped(ratio, batch.column("advantage"), low, high, dual)
+    return loss, {**metrics, "kl_to_old": (ratio - difference - 1).detach()}
 
 
 @objective("reinforce", columns=("advantage",))
@@ -75,13 +80,12 @@ def _ppo(
     default, and PPO as sheet 48 has it), `tokens` (DAPO), `{constant: longest answer}` (Dr.GRPO). Metrics `[N]`:
     `ratio`, `clipped_high`, `clipped_low`, `kl_to_old` (k3, nats).
     """
-    difference = log_ratio(scores, batch)
-    loss, metrics = _clipped(difference.exp(), batch.column("advantage"), clip_low, clip_high, dual_clip)
+    loss, metrics = clipped_surrogate(scores, batch, clip_low, clip_high, dual_clip)
     if importance_cap is not None:
         old = batch.columns.get("old_logprobs", scores.logprobs).detach()
         weight = (old - batch.column("sampled_logprob")).exp().clamp(max=importance_cap)
         loss, metrics = weight * loss, {**metrics, "importance": weight}
-    return loss, {**metrics, "kl_to_old": _kl_to_old(difference)}
+    return loss, metrics
 
 
 for _name in ("ppo", "grpo"):
@@ -130,3 +134,31 @@ def kl(scores: TokenScores, batch: Batch, *, estimator: Estimator = "k3") -> Ter
     d = scores["reference_logprobs"] - scores.logprobs
     found = {"k1": -d, "k2": d.square() / 2, "k3": d.exp() - d - 1}
     return found[estimator], {name: values.detach() for name, values in found.items()}
+
+
+@objective("entropy_bonus", needs=(ENTROPY,))
+def entropy_bonus(scores: TokenScores, batch: Batch) -> TermLoss:
+    """ℓ_t = -H(π_t)  `[N]`, over the whole vocabulary: a term to add, `{name: entropy_bonus, weight: 0.001}`.
+
+    Metrics `[N]`: `entropy`, in nats.
+    """
+    return -scores["entropy"], {"entropy": scores["entropy"].detach()}
+
+
+@objective("value", needs=(VALUES,), columns=("return", "old_values"), reduction=Reduction("sequences"))
+def value(scores: TokenScores, batch: Batch, *, clip: Positive | None = 0.2) -> TermLoss:
+    """What a critic learns, a term beside the policy's: `[ppo, {name: value, weight: 5}]`. Needs `critic`.
+
+    ℓ_t = ½ max((V - R)², (V' - R)²)  `[N]`,  V' = V kept within `clip` of what it was when the answer was drawn (null:
+    ½ (V - R)²), R the return, A + V of generalised advantage estimation before whitening.
+
+    Sheets 48 and 31 (ReFT's and DeepSpeed-Chat's code, which agree). Metrics `[N]`: `value`, `value_error` (V - R)²,
+    `value_clipped`.
+    """
+    values, returns, old = scores["values"], batch.column("return"), batch.column("old_values")
+    error = (values - returns).square()
+    loss, held = error, torch.zeros_like(error)
+    if clip is not None:
+        inside = (old + (values - old).clamp(-clip, clip) - returns).square()
+        loss, held = torch.maximum(error, inside), (inside > error).float()
+    return loss / 2, {"value": values.detach(), "value_error": error.detach(), "value_clipped": held}

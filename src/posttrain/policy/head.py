@@ -127,6 +127,7 @@ def _chunk_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:
 def _need_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:
     results = {}
     for need in needs:
+        assert need.function is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and need.differentiable):
             results[need.name] = need.function(chunk)
     return results
@@ -142,7 +143,7 @@ class _Observer:
     def __call__(self, logits: Tensor, at: slice) -> None:
         chunk = _chunk(logits, self.batch, at, self.needs, self.reference)
         # clones: a need may give a view, and the logits are written over next
-        self.parts.append({need.name: need.function(chunk).clone() for need in self.needs})
+        self.parts.append({name: values.clone() for name, values in _need_scores(chunk, self.needs).items()})
 
     def results(self) -> dict[str, Tensor]:
         return _joined(self.parts)

@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor, Partial
 from torch.func import functional_call
 
 from posttrain.data.batch import Batch, Layout, Rows
-from posttrain.data.scores import Need, TokenScores
+from posttrain.data.scores import VALUES, Need, TokenScores
 from posttrain.errors import UserError
+from posttrain.policy.critic import Critic
 from posttrain.policy.head import Head, token_scores
 from posttrain.policy.loading import (
     ModelOptions,
@@ -28,6 +29,7 @@ from posttrain.policy.loading import (
     load_tokenizer,
     probe_tokens,
 )
+from posttrain.policy.states import states_at_targets
 
 
 class Scorer(nn.Module):
@@ -38,6 +40,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.head = head
+        self.critic: Critic | None = None
 
     def forward(
         self,
@@ -58,22 +61,14 @@ class Scorer(nn.Module):
         if reference is not None and any(need.reference for need in needs):
             with torch.no_grad():
                 logits = reference.logits(batch)
-        scores = token_scores(hidden, self.head, batch, needs, logits, recompute=recompute)
-        return {"logprobs": scores.logprobs, **scores.extra}
-
-
-def states_at_targets(model: Any, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-    """`[N, d]`: the last hidden state at the position that predicts each target token."""
-    hidden = row_states(model, batch.rows, embeddings)
-    return hidden.reshape(-1, hidden.shape[-1])[batch.where]
-
-
-def row_states(model: Any, rows: Rows, embeddings: Tensor | None = None) -> Tensor:
-    """`[R, L, d]`: the last hidden states (after the final norm). `embeddings[R, L, d]` replace the tokens'."""
-    read = {"input_ids": rows.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
-    body = bare_model(model).base_model
-    hidden: Tensor = body(**read, position_ids=rows.position_ids, use_cache=False, **rows.extras).last_hidden_state
-    return hidden
+        of_logits = tuple(need for need in needs if need.function is not None)
+        scores = token_scores(hidden, self.head, batch, of_logits, logits, recompute=recompute)
+        found = {"logprobs": scores.logprobs, **scores.extra}
+        if VALUES in needs:
+            if self.critic is None:
+                raise ValueError("the objective asks for values, but the policy has no critic")
+            found["values"] = self.critic(batch, hidden)
+        return found
 
 
 class _LayerStates(nn.Module):
@@ -108,7 +103,7 @@ class Policy:
         self.base_is_saved = True
         with self.computing():
             self.head = find_head(model)
-        self.scorer: nn.Module = Scorer(model, self.head)
+        self.scorer: Any = Scorer(model, self.head)
         self.reference: Reference | None = None
 
     @classmethod
@@ -204,8 +199,14 @@ class Policy:
         return embedded
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that an optimiser moves."""
-        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        """Names and parameters that an optimiser moves; those of a critic begin with `critic.`."""
+        yield from ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        if self.scorer.critic is not None:
+            yield from ((f"critic.{name}", p) for name, p in self.scorer.critic.named_parameters() if p.requires_grad)
+
+    def add_critic(self, model: nn.Module | None = None) -> None:
+        """From now on `values` can be asked for; see `Critic`."""
+        self.scorer.critic = Critic(self.model, model)
 
     def keep_reference(self) -> None:
         """Compare with the model as it is now: adapters off where they change nothing yet, else a frozen copy."""

@@ -12,6 +12,7 @@ from posttrain.recipe.fields import (
     Recipe,
     RolloutSource,
     Server,
+    Stage,
     Train,
     Watch,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Recipe",
     "RolloutSource",
     "Server",
+    "Stage",
     "Train",
     "Watch",
     "changed_fields",

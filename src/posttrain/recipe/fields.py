@@ -236,8 +236,35 @@ class RolloutSource(Decoding):
         0, ge=0, description="how often questions whose answers are all worth the same are replaced; 0 keeps them"
     )
     truncated: Literal["keep", "mask"] = Field("keep", description="learn from answers that ran out of tokens, or not")
+    learned: PositiveInt | None = Field(None, description="learn from the first so many of n answers; all are scored")
+    choose: Literal["all", "right", "best", "pairs"] = Field(
+        "all", description="which answers to a question are learned from: pairs are its best and its worst"
+    )
+    lag: int = Field(0, ge=0, description="rounds between drawing answers and learning from them: off-policy")
+    replay: int = Field(
+        0, ge=0, description="groups that are kept, to be learned from again in place of some worth the same"
+    )
     kl_in_reward: float = Field(0.0, ge=0, description="each token's reward is this times -(log π_old - log π_0)")
+    kl_target: float | None = Field(None, gt=0, description="nats a token; kl_in_reward is moved to keep the KL there")
+    kl_horizon: PositiveInt = Field(10_000, description="answers over which kl_in_reward is moved")
+    turns: PositiveInt = Field(1, description="the model's turns in a conversation with the task's environment")
+    time_limit: float | None = Field(60.0, gt=0, description="seconds that a reward may take for one answer")
     max_errors: float = Field(0.1, ge=0, lt=1, description="share of answers without a reward that stops the run")
+    patience: PositiveInt = Field(50, description="rounds in a row without anything to learn from that stop the run")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "RolloutSource":
+        if self.learned is not None and self.learned > self.n:
+            raise ValueError(f"learned {self.learned} is more than the {self.n} answers (n) to a question")
+        if self.kl_in_reward == 0:
+            _refuse_unread(self, ("kl_target",), "without kl_in_reward")
+        if self.kl_target is None:
+            _refuse_unread(self, ("kl_horizon",), "without kl_target")
+        if self.choose == "pairs" and self.n < 2:
+            raise ValueError(f"choose: pairs takes two answers to a question, and n is {self.n}")
+        if self.mini_batches > self.prompts:
+            raise ValueError(f"mini_batches {self.mini_batches} is more than the {self.prompts} prompts of a round")
+        return self
 
     @model_validator(mode="after")
     def _own_tokens(self) -> "RolloutSource":
@@ -267,6 +294,12 @@ class Train(Rendered):
     cache_reference: bool = Field(
         False, description="score the data with the reference once, and hold no second model (losses of log-probs)"
     )
+    critic: str | None = Field(
+        None,
+        description="what says the values that advantage 'gae' reads: 'head' on the model's own states, or the name of "
+        "a model, of which a copy learns them beside it",
+    )
+    critic_lr_factor: float = Field(1.0, gt=0, description="the critic's learning rate / lr")
     adapter: Piece | None = Field(None, description="None moves all parameters; 'lora' ...")
     epochs: float = Field(1.0, gt=0)
     steps: PositiveInt | None = Field(None, description="optimiser steps; overrules epochs")
@@ -297,6 +330,8 @@ class Train(Rendered):
             raise ValueError("batch_size has no effect on rollouts: set rollouts.prompts, n and mini_batches")
         if self.rollouts is not None and self.cache_reference:
             raise ValueError("cache_reference scores fixed data, and rollouts are drawn anew: leave it out")
+        if self.critic is None:
+            _refuse_unread(self, ("critic_lr_factor",), "without critic")
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,35 @@
 """How an answer is scored."""
 
-from posttrain.rewards import shaping
-from posttrain.rewards.reward import Attempt, Reward, build_reward, group_reward, reward, reward_names, rewards
+from posttrain.rewards import models, reason_act, shaping, tool_rewards
+from posttrain.rewards.attempt import Ask, Attempt, Moment, Verify
+from posttrain.rewards.reward import (
+    Reward,
+    build_reward,
+    group_reward,
+    model_reward,
+    reward,
+    reward_models,
+    reward_names,
+    rewards,
+)
 from posttrain.rewards.score import Score
 
-__all__ = ["Attempt", "Reward", "Score", "build_reward", "group_reward", "reward", "reward_names", "rewards", "shaping"]
+__all__ = [
+    "Ask",
+    "Attempt",
+    "Moment",
+    "Reward",
+    "Score",
+    "Verify",
+    "build_reward",
+    "group_reward",
+    "model_reward",
+    "models",
+    "reason_act",
+    "reward",
+    "reward_models",
+    "reward_names",
+    "rewards",
+    "shaping",
+    "tool_rewards",
+]

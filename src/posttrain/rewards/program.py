@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from posttrain.data import Sample
 from posttrain.errors import UserError
-from posttrain.rewards.reward import Attempt, group_reward
+from posttrain.rewards.attempt import Attempt
+from posttrain.rewards.reward import group_reward
 from posttrain.rewards.sandbox import Failure, Limits, Outcome, run_python_many
 from posttrain.rewards.score import Score
 

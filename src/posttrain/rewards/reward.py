@@ -1,6 +1,7 @@
 """Rewards: what an answer is worth to training. Named in recipes, added up, gated.
 
-A reward is one function, of a single attempt or of all attempts at a question:
+A reward is one function, of a single attempt, of all attempts at a question, or of all attempts of a round, which are
+then scored by models:
 
     @reward("short")
     def short(attempt: Attempt, *, longest: int = 100) -> float:
@@ -9,66 +10,36 @@ A reward is one function, of a single attempt or of all attempts at a question:
     @group_reward("majority")
     def majority(attempts: List[Attempt], progress: float) -> list[float]: ...
 
+    @model_reward("likely", models=("model",))
+    def likely(attempts: List[Attempt], ask: Ask, *, model: str) -> list[float]:
+        return [float(s.logprobs.sum()) for s in ask(model, [a.sequence for a in attempts], ())]
+
 It has no side effects, and gives a number or a `Score`. What it cannot score it says by an exception or by
 `Score.error`: never by a silent 0.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from posttrain.data import Sample
 from posttrain.errors import UserError
 from posttrain.registry import Registry
+from posttrain.rewards.attempt import Attempt, Moment
 from posttrain.rewards.score import Score
 
-Verify = Callable[[Sample, str], Score]
-
-
-def _no_verifier(sample: Sample, text: str) -> Score:
-    return Score(0.0, error="nothing says what is right: the sample has no 'answer' and its task no verifier")
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One answer to a question: its text, its drawn tokens `[R]` with their log-probs, and how it ended."""
-
-    sample: Sample
-    text: str
-    tokens: npt.NDArray[np.int32]
-    logprobs: npt.NDArray[np.float32]
-    finish_reason: Literal["stop", "length"]
-    verify: Verify = _no_verifier
-
-    @cached_property
-    def verdict(self) -> Score:
-        """What the task's verifier says, asked once; `info["extracted"]` is the final answer that it read."""
-        return self.verify(self.sample, self.text)
-
-    @property
-    def extracted(self) -> str | None:
-        """The final answer as the verifier read it, as text."""
-        found = self.verdict.info.get("extracted")
-        return None if found is None else str(found)
-
-    @property
-    def length(self) -> int:
-        """Drawn tokens, the end token included."""
-        return len(self.tokens)
-
-
-Reward = Callable[[List[Attempt], float], list[Score]]
-"""The scores of all attempts at one question, at a moment of the run in [0, 1)."""
+Spec = str | Mapping[str, Any] | List[str | Mapping[str, Any]]
+"""What a recipe says of its reward."""
+Groups = List[List[Attempt]]
+"""The attempts of a round, together by question."""
+Reward = Callable[[Groups, Moment], list[list[Score]]]
+"""The scores of all attempts of a round, in their order."""
 
 rewards: Registry[Callable[..., Any]] = Registry("reward")
 """Reward functions by the name that a recipe gives them."""
 _OF_GROUPS: set[str] = set()
+_OF_MODELS: dict[str, tuple[str, ...]] = {}
 _USUAL = {"weight": 1.0, "since": 0.0, "until": 1.0}
 COMMON = (*_USUAL, "gate")
 """Options that every part has."""
@@ -85,7 +56,16 @@ def group_reward(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
     return rewards.register(name)
 
 
-def build_reward(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) -> Reward:
+def model_reward(name: str, *, models: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: a recipe's `reward: name` is this function of all attempts of a round and of whom it may ask.
+
+    `models`: its options that name models of the recipe ('base', an earlier stage ...).
+    """
+    _OF_MODELS[name] = models
+    return rewards.register(name)
+
+
+def build_reward(spec: Spec) -> Reward:
     """What a recipe says of its reward: a name, `{name: ..., option: value}`, or a list of them to add up.
 
     Every part also takes `weight` (a factor; 1), `gate` (another reward: where that is 0, this part is), and `since`
@@ -93,26 +73,45 @@ def build_reward(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) 
     """
     if not isinstance(spec, (str, Mapping)) and not spec:
         raise UserError("the reward is an empty list; give at least one part, for example 'task'")
-    parts = [spec] if isinstance(spec, (str, Mapping)) else list(spec)
-    terms = [_build_part({"name": part} if isinstance(part, str) else part) for part in parts]
+    terms = [_build_part(part) for part in _parts(spec)]
     names = [name for name, _ in terms]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"reward '{twice[0]}' is there twice: give their sum as one weight")
 
-    def total(attempts: List[Attempt], progress: float) -> list[Score]:
-        columns = [(name, score(attempts, progress)) for name, score in terms]
-        return [_added([(name, scores[row]) for name, scores in columns]) for row in range(len(attempts))]
+    def total(groups: Groups, moment: Moment) -> list[list[Score]]:
+        columns = [(name, score(groups, moment)) for name, score in terms]
+        return [
+            [_added([(name, scores[row][draw]) for name, scores in columns]) for draw in range(len(group))]
+            for row, group in enumerate(groups)
+        ]
 
     return total
 
 
-def reward_names(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) -> set[str]:
+def reward_names(spec: Spec) -> set[str]:
     """The names of all parts of a reward, their gates included."""
-    if isinstance(spec, str):
-        return {spec}
-    if isinstance(spec, Mapping):
-        return {str(spec.get("name"))} | (reward_names(spec["gate"]) if "gate" in spec else set())
-    return {name for part in spec for name in reward_names(part)}
+    return {str(part.get("name")) for part in _all_parts(spec)}
+
+
+def reward_models(spec: Spec) -> list[str]:
+    """The models of the recipe that the parts of a reward ask, each once."""
+    named = []
+    for part in _all_parts(spec):
+        name, options = rewards.options({key: value for key, value in part.items() if key not in COMMON})
+        named += [options[option] for option in _OF_MODELS.get(name, ())]
+    return list(dict.fromkeys(named))
+
+
+def _parts(spec: Spec) -> list[Mapping[str, Any]]:
+    parts = [spec] if isinstance(spec, (str, Mapping)) else spec
+    return [{"name": part} if isinstance(part, str) else part for part in parts]
+
+
+def _all_parts(spec: Spec) -> Iterator[Mapping[str, Any]]:
+    for part in _parts(spec):
+        yield part
+        if "gate" in part:
+            yield from _all_parts(part["gate"])
 
 
 def _build_part(spec: Mapping[str, Any]) -> tuple[str, Reward]:
@@ -123,15 +122,17 @@ def _build_part(spec: Mapping[str, Any]) -> tuple[str, Reward]:
         raise UserError(f"reward '{name}': 'since' and 'until' are shares of the run, found {since} and {until}")
     gate = build_reward(common["gate"]) if "gate" in common else None
 
-    def part(attempts: List[Attempt], progress: float) -> list[Score]:
-        if not since <= progress < until:
-            return [Score(0.0) for _ in attempts]
-        found = [replace(one, value=weight * one.value) for one in score(attempts, progress)]
-        if gate is None:
-            return found
-        return [_gated(one, opened) for one, opened in zip(found, gate(attempts, progress), strict=True)]
+    def part(groups: Groups, moment: Moment) -> list[list[Score]]:
+        if not since <= moment.progress < until:
+            return [[Score(0.0) for _ in group] for group in groups]
+        found = _each(lambda one: replace(one, value=weight * one.value), score(groups, moment))
+        return found if gate is None else _each(_gated, found, gate(groups, moment))
 
     return name, part
+
+
+def _each(function: Callable[..., Score], *scores: list[list[Score]]) -> list[list[Score]]:
+    return [[function(*one) for one in zip(*group, strict=True)] for group in zip(*scores, strict=True)]
 
 
 def _number(name: str, key: str, value: Any) -> float:
@@ -143,19 +144,37 @@ def _number(name: str, key: str, value: Any) -> float:
 def _named(spec: Mapping[str, Any]) -> tuple[str, Reward]:
     name, options = rewards.options(spec)
     function = rewards[name]
-    if name not in _OF_GROUPS:
-        return name, lambda attempts, progress: [_scored(lambda a: function(a, **options), a) for a in attempts]
+    if name in _OF_MODELS:
+        return name, lambda groups, moment: _of_models(name, function, groups, moment, options)
+    if name in _OF_GROUPS:
+        return name, lambda groups, moment: [_of_group(name, function, group, moment, options) for group in groups]
+    return name, lambda groups, moment: [[_scored(lambda a: function(a, **options), a) for a in g] for g in groups]
 
-    def of_group(attempts: List[Attempt], progress: float) -> list[Score]:
-        try:
-            found = list(function(attempts, progress, **options))
-        except Exception as error:  # whatever it is costs these answers, is counted, and shown with its cause
-            return [Score(0.0, error=f"{type(error).__name__}: {error}") for _ in attempts]
-        if len(found) != len(attempts):
-            raise ValueError(f"reward '{name}' gave {len(found)} scores of {len(attempts)} attempts")
-        return [_as_score(value) for value in found]
 
-    return name, of_group
+def _of_models(
+    name: str, function: Callable[..., Any], groups: Groups, moment: Moment, options: Mapping[str, Any]
+) -> list[list[Score]]:
+    """All attempts at once, so that every rank asks the models as often, in full batches."""
+    attempts = [attempt for group in groups for attempt in group]
+    scores = iter(_checked(name, attempts, function(attempts, moment.ask, **options)))
+    return [[next(scores) for _ in group] for group in groups]
+
+
+def _of_group(
+    name: str, function: Callable[..., Any], attempts: List[Attempt], moment: Moment, options: Mapping[str, Any]
+) -> list[Score]:
+    try:
+        found = function(attempts, moment.progress, **options)
+    except Exception as error:  # whatever it is costs these answers, is counted, and shown with its cause
+        return [Score(0.0, error=f"{type(error).__name__}: {error}") for _ in attempts]
+    return _checked(name, attempts, found)
+
+
+def _checked(name: str, attempts: List[Attempt], found: Any) -> list[Score]:
+    found = list(found)
+    if len(found) != len(attempts):
+        raise ValueError(f"reward '{name}' gave {len(found)} scores of {len(attempts)} attempts")
+    return [_as_score(value) for value in found]
 
 
 def _scored(function: Callable[[Attempt], Score | float], attempt: Attempt) -> Score:

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from posttrain.errors import UserError
-from posttrain.rewards.reward import Attempt, group_reward, reward
+from posttrain.rewards.attempt import Attempt
+from posttrain.rewards.reward import group_reward, reward
 from posttrain.rewards.score import Score
 
 Positive = Annotated[int, Field(ge=1)]

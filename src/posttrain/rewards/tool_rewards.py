@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from posttrain.rewards.reward import Attempt, group_reward, reward
+from posttrain.rewards.attempt import Attempt
+from posttrain.rewards.reward import group_reward, reward
 from posttrain.rewards.score import Score
 from posttrain.rewards.tool_calls import (
     CLOSE,

@@ -14,9 +14,9 @@ from posttrain.data.readers import fingerprint as file_fingerprint
 from posttrain.data.readers import read_samples
 from posttrain.errors import UserError, nearest
 from posttrain.policy import model_path
-from posttrain.recipe import Data, Model, Recipe, Train
+from posttrain.recipe import Data, Model, Recipe, Stage, Train
 from posttrain.registry import import_pieces
-from posttrain.rewards import Score
+from posttrain.rewards import Score, reward_models
 from posttrain.tasks import Task, tasks
 from posttrain.tasks.answers import verify_exact, verify_number
 from posttrain.terminal import Terminal
@@ -236,16 +236,22 @@ class Context:
         stage = self.recipe.stages[name]
         fields = stage.model_dump(exclude={"log_every", "checkpoint_every", "micro_batch_tokens", "sharding", "slots"})
         inputs: list[str] = [self._import_fingerprint(name) for name in self.recipe.imports]
-        for field in ("init_from", "model", "reference"):
-            if getattr(stage, field, None) is not None:
-                inputs.append(self.model_fingerprint(getattr(stage, field)))
-        for model in getattr(stage, "models", []):
-            inputs.append(self.model_fingerprint(model))
+        inputs += [self.model_fingerprint(model) for model in models_of(stage)]
         if hasattr(stage, "data"):
             inputs.append(self.data_fingerprint(self.data(stage.data)))
         if getattr(stage, "watch", None) is not None:
             inputs.append(self.data_fingerprint(self.data(stage.watch.data)))  # type: ignore[union-attr]
         return digest([name, self.recipe.seed, fields, inputs])
+
+
+def models_of(stage: Stage) -> list[str]:
+    """The models that a stage reads, by the names that the recipe has for them."""
+    named = [getattr(stage, field, None) for field in ("init_from", "model", "reference")]
+    found = [name for name in named if name is not None] + list(getattr(stage, "models", []))
+    if isinstance(stage, Train):
+        found += [stage.critic] if stage.critic not in (None, "head") else []
+        found += reward_models(stage.rollouts.reward) if stage.rollouts is not None else []
+    return found
 
 
 def leaves(data: Data) -> list[Data]:

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence as List
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from posttrain.advantages import NEED_BASELINE, NEED_VALUES, build_advantage
-from posttrain.data import Origin, Sequence
+from posttrain.data import Origin, Sample, Sequence
 from posttrain.data.rendering import Rendering, turn_end_tokens
+from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer
 from posttrain.generation import Completion, Prompt, Sampling
@@ -17,13 +18,17 @@ from posttrain.generation.local import LocalEngine
 from posttrain.objectives import Objective
 from posttrain.policy import Policy
 from posttrain.recipe import RolloutSource, Train
-from posttrain.rewards import build_reward, reward_names
+from posttrain.rewards import Ask, build_reward, reward_models, reward_names
 from posttrain.sources import Source
-from posttrain.sources.rollouts import Question, Rollout, Rollouts, RolloutSettings
+from posttrain.sources.rollout import Question, Rollout, RolloutSettings
+from posttrain.sources.rollouts import Rollouts
 from posttrain.stages.asking import questions, sampling_of
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
+from posttrain.stages.models import load_policy
+from posttrain.stages.shape import check_one_vocabulary
 from posttrain.stages.supply import Numbers
+from posttrain.training.step import score_sequences
 
 
 class RolloutSupply:
@@ -41,21 +46,22 @@ class RolloutSupply:
     ) -> None:
         self.context, self.name, self.stage, self.rules = context, name, stage, rules
         self.reward, self.advantage = build_reward(rules.reward), build_advantage(rules.advantage)
-        _check(stage, rules, objective)
+        _check(context, stage, rules, objective)
         self.samples = questions(context, stage.data)
         self._check_answers()
         self.prompts = prompts_of(self.samples, tokenizer, rendering, rules.max_new_tokens)
         ends = tuple(sorted(turn_end_tokens(tokenizer, rendering)))
+        sampling = replace(sampling_of(rules, context.recipe.seed), stop_tokens=ends)
+        advantage = _name(rules.advantage)
+        same = {
+            field.name: getattr(rules, field.name) for field in fields(RolloutSettings) if hasattr(rules, field.name)
+        }
         self.settings = RolloutSettings(
-            prompts=rules.prompts,
-            n=rules.n,
-            sampling=replace(sampling_of(rules, context.recipe.seed), stop_tokens=ends),
-            mini_batches=rules.mini_batches,
-            epochs=rules.epochs,
-            refills=rules.refills,
-            truncated=rules.truncated,
-            kl_in_reward=rules.kl_in_reward,
-            max_errors=rules.max_errors,
+            **same,
+            sampling=sampling,
+            values=advantage in NEED_VALUES,
+            greedy=advantage in NEED_BASELINE,
+            compared=_reads_advantage(objective),
         )
         rounds = math.ceil(stage.epochs * len(self.samples) / rules.prompts)
         self.steps = rounds * self.settings.updates
@@ -85,10 +91,20 @@ class RolloutSupply:
         """See `Supply.source`."""
         context = self.context
         engine = LocalEngine(policy.model, policy.tokenizer, slots=self.rules.slots)
+        judges = {name: load_policy(context, name) for name in reward_models(self.rules.reward)}
 
-        def generate(prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
+        def generate(samples: List[Sample], prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
             with policy.computing():
                 return engine.generate(prompts, n, sampling)
+
+        def ask(step: Step) -> Ask:
+            return lambda model, sequences, needs: (
+                step.score(sequences, needs)
+                if model is None
+                else score_sequences(
+                    judges[model], context.micro_batch_tokens(self.stage), context.ranks, sequences, needs, step
+                )
+            )
 
         return Rollouts(
             [Question(sample, self.prompts[sample.id]) for sample in self.samples],
@@ -99,6 +115,7 @@ class RolloutSupply:
             advantage=self.advantage,
             seed=context.recipe.seed,
             record=self._record,
+            ask=ask,
             rank=context.ranks.rank,
             ranks=context.ranks.count,
         )
@@ -127,26 +144,40 @@ class RolloutSupply:
             )
 
 
-def _check(stage: Train, rules: RolloutSource, objective: Objective) -> None:
+def _name(spec: str | dict[str, Any]) -> str:
+    return spec if isinstance(spec, str) else str(spec["name"])
+
+
+def _reads_advantage(objective: Objective) -> bool:
+    return any("advantage" in term.columns for term in objective.terms)
+
+
+def _check(context: Context, stage: Train, rules: RolloutSource, objective: Objective) -> None:
     """Refuse what cannot learn: groups of one, and losses that do not read rollouts."""
-    name = rules.advantage if isinstance(rules.advantage, str) else rules.advantage["name"]
-    if name in (*NEED_BASELINE, *NEED_VALUES):
-        raise UserError(f"advantage '{name}': no source gives what it reads (greedy answers, a critic's values) yet")
-    if name in ("group", "leave_one_out") and rules.n < 2:
+    name, reads = _name(rules.advantage), _reads_advantage(objective)
+    compares = name in ("group", "leave_one_out")
+    if compares and reads and (rules.learned or rules.n) < 2:
         raise UserError(
-            f"advantage '{name}' compares the answers to a question: 'n' must be 2 or more, found {rules.n}"
+            f"advantage '{name}' compares the answers to a question: 'n' must be 2 or more, and so must "
+            f"'learned', found {rules.learned or rules.n}"
         )
-    if rules.mini_batches > rules.prompts:
+    if compares and reads and rules.choose in ("right", "best"):
         raise UserError(
-            f"rollouts.mini_batches {rules.mini_batches} is more than the {rules.prompts} prompts of a round"
+            f"advantage '{name}' compares answers, and choose: {rules.choose} leaves none to compare with: set "
+            "advantage to 'reward', or choose to 'all'"
         )
-    if not any("advantage" in term.columns for term in objective.terms):
+    against_model = any(need.reference and need.differentiable for term in objective.terms for need in term.needs)
+    if not reads and rules.choose == "all" and not against_model:
         raise UserError(
             "rollouts are learned from through the column 'advantage', and no term of the objective reads it: "
-            "add 'grpo', 'ppo', 'reinforce' ..."
+            "add 'grpo', 'ppo', 'reinforce' ..., or choose which answers to imitate: choose: right, best or pairs"
         )
+    if objective.needs_pairs != (rules.choose == "pairs"):
+        raise UserError("a loss of preference pairs learns from rollouts with choose: pairs, and only such a loss does")
     if rules.kl_in_reward and stage.reference is None and not objective.needs_reference:
         raise UserError("kl_in_reward needs a reference: name the model in 'reference' ('base', an earlier stage ...)")
+    for model in reward_models(rules.reward):
+        check_one_vocabulary(context, stage.init_from, model)
 
 
 def _as_target(tokens: Any, sample_id: str) -> Sequence:

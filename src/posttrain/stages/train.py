@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from posttrain.adaptation import adapters
+from posttrain.advantages import NEED_VALUES
 from posttrain.data.rendering import Rendering, turn_end_tokens
+from posttrain.data.scores import VALUES
 from posttrain.errors import UserError
 from posttrain.objectives import Objective, build_objective
 from posttrain.policy import Policy, Reference, load_tokenizer
@@ -48,6 +50,7 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
             check_one_vocabulary(context, stage.init_from, stage.reference)
     if stage.cache_reference:
         check_cacheable(objective)
+    _check_critic(context, stage, objective)
     build_optimiser([("check", torch.nn.Parameter(torch.zeros(1)))], stage.optimizer, lr=stage.lr)
     _check_sharding(context, stage)
     origin = context.origin(stage.init_from)
@@ -77,6 +80,21 @@ def _supply(
     if stage.rollouts is None:
         return DemonstrationSupply(context, name, stage, objective, tokenizer, rendering)
     return RolloutSupply(context, name, stage, stage.rollouts, objective, tokenizer, rendering)
+
+
+def _check_critic(context: Context, stage: Train, objective: Objective) -> None:
+    """A critic is there where its values are read, and learns."""
+    learns = any(need == VALUES for term in objective.terms for need in term.needs)
+    advantage = stage.rollouts.advantage if stage.rollouts is not None else None
+    reads = (advantage if isinstance(advantage, str) else (advantage or {}).get("name")) in NEED_VALUES
+    if stage.critic is None and (learns or reads):
+        what = "the term 'value'" if learns else "advantage 'gae'"
+        raise UserError(f"{what} needs a critic: set 'critic' to 'head', or to the name of a model")
+    if stage.critic is not None and not (learns and reads):
+        lacking = "the term 'value' in the objective" if not learns else "rollouts with advantage 'gae'"
+        raise UserError(f"a critic learns by the term 'value' and is read by advantage 'gae': add {lacking}")
+    if stage.critic not in (None, "head"):
+        check_one_vocabulary(context, stage.init_from, stage.critic)
 
 
 def _cautions(stage: Train, model: Model, moved: int, objective: Objective) -> list[str]:
@@ -109,6 +127,8 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
         policy = _adapted(policy, stage, context.recipe.seed)
         if compares and not stage.cache_reference and stage.reference is None:
             policy.keep_reference()
+    if stage.critic is not None:
+        policy.add_critic(None if stage.critic == "head" else load_policy(context, stage.critic).model)
     if sharded:
         if policy.reference is not None and policy.reference.model is not policy.model:
             policy.reference.model.to(context.ranks.device)
@@ -156,6 +176,7 @@ def _loop(
             lr=stage.lr,
             weight_decay=stage.weight_decay,
             betas=stage.betas,
+            critic_lr_factor=stage.critic_lr_factor,
         ),
         learning_rate=lambda step: stage.lr * _factor(stage, step, steps),
         settings=_settings(context, name, stage, steps, supply.steps_per_epoch),

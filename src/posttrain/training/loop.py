@@ -142,6 +142,7 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
         ranks=loop.ranks,
         draw=lambda: loop.source.another(step),
         memory=progress.memory,
+        watch=watch,
     )
     with watch.lap("time/source"):
         sequences = loop.source.next(step)

@@ -18,20 +18,27 @@ def build_optimiser(
     lr: float,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
+    critic_lr_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """An optimiser over the trainable parameters. Weight decay is for matrices only: not for biases and norms.
 
-    `betas` are Adam's; sgd reads the first as its momentum, rmsprop the second as its smoothing constant. Raises
-    `UserError` for an unknown name and when nothing is trainable.
+    `betas` are Adam's; sgd reads the first as its momentum, rmsprop the second as its smoothing constant. The critic's
+    parameters move at `critic_lr_factor` times the learning rate. Raises `UserError` for an unknown name and when
+    nothing is trainable.
     """
     named = list(parameters)
     if not named:
         raise UserError("no parameter is trainable: check the adapter and what it freezes")
-    groups: list[dict[str, Any]] = [
-        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+    chosen = [
+        {
+            "params": [p for name, p in named if name.startswith("critic.") == of_critic and (p.ndim >= 2) == matrix],
+            "weight_decay": weight_decay if matrix else 0.0,
+            "lr_factor": critic_lr_factor if of_critic else 1.0,
+        }
+        for of_critic in (False, True)
+        for matrix in (True, False)
     ]
-    groups = [group for group in groups if group["params"]]
+    groups: list[dict[str, Any]] = [group for group in chosen if group["params"]]
     if name in ("adamw", "adam"):
         kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
         return kind(groups, lr=lr, betas=betas, fused=True)

@@ -159,6 +159,7 @@ def begin(
     ranks: Ranks,
     draw: Draw | None = None,
     memory: Records | None = None,
+    watch: Stopwatch | None = None,
 ) -> Step:
     """The step `index` of `total` in a run with `seed`, with all that may be asked while it is prepared."""
     drawn = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(2))
@@ -170,7 +171,9 @@ def begin(
     def gradient(objective: Objective, sequences: List[Sequence]) -> dict[str, Tensor]:
         return _gradient(policy, objective, sequences, token_budget, step, ranks)
 
-    return replace(step, score=score, gradient=gradient, draw=draw or step.draw)
+    return replace(
+        step, score=score, gradient=gradient, draw=draw or step.draw, lap=watch.lap if watch is not None else step.lap
+    )
 
 
 def _gradient(

@@ -1,0 +1,107 @@
+"""From scored answers to weighed tokens: what the policy and its critic thought of them, and their advantages."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as List
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.advantages import Columns, Outcomes
+from posttrain.data import Sequence
+from posttrain.data.scores import REFERENCE_LOGPROBS, VALUES
+from posttrain.data.step import Step
+from posttrain.sources.rollout import Rollout, RolloutSettings, as_sequence, with_columns, written
+
+
+class KLWeight:
+    """β of the KL in the reward, moved so that the KL stays near a target (Ziegler et al., arXiv 1909.08593).
+
+    After each round of m answers β is multiplied by 1 + clip(KL / target - 1, -0.2, 0.2) · m / horizon; KL is the mean
+    over drawn tokens, in nats. Without a target it stays as it is.
+    """
+
+    def __init__(self, value: float, target: float | None = None, horizon: int = 10_000) -> None:
+        self.value, self.target, self.horizon = value, target, horizon
+
+    def update(self, kl: float, answers: int) -> None:
+        """Move the weight by what a round has shown."""
+        if self.target is not None:
+            self.value *= 1 + float(np.clip(kl / self.target - 1, -0.2, 0.2)) * answers / self.horizon
+
+
+def add(step: Step, name: str, total: float, count: float) -> None:
+    """Add to a metric of the step: a sum and a count."""
+    before = step.report.get(name, (0.0, 0.0))
+    step.report[name] = (before[0] + total, before[1] + count)
+
+
+def weighed(
+    rollouts: List[Rollout],
+    step: Step,
+    settings: RolloutSettings,
+    advantage: Callable[[Outcomes], Columns],
+    kl_weight: KLWeight,
+) -> list[Sequence]:
+    """The answers as sequences, with all columns that the losses read of them. Every rank must call it."""
+    sequences = [as_sequence(rollout, settings, step.index) for rollout in rollouts]
+    if settings.off_policy or settings.kl_in_reward or settings.values:
+        with step.lap("time/score"):
+            sequences = _scored(sequences, step, settings)
+    penalty = None
+    if settings.kl_in_reward:
+        penalty = [-kl_weight.value * _own(sequence, "k1") for sequence in sequences]
+        _hold(sequences, step, kl_weight)
+    names = {sequence.group: index for index, sequence in enumerate(sequences)}
+    columns = advantage(
+        Outcomes(
+            rewards=np.array([rollout.score.value for rollout in rollouts], dtype=np.float64),
+            group=np.array([names[sequence.group] for sequence in sequences], dtype=np.int64),
+            lengths=np.array([rollout.attempt.length for rollout in rollouts], dtype=np.int64),
+            baselines=np.array([rollout.baseline for rollout in rollouts]) if settings.greedy else None,
+            token_rewards=penalty,
+            values=[_own(sequence, "old_values") for sequence in sequences] if settings.values else None,
+            gather=step.gather,
+        )
+    )
+    return [
+        with_columns(sequence, **{name: values[row] for name, values in columns.items()})
+        for row, sequence in enumerate(sequences)
+    ]
+
+
+def mean_advantage(sequence: Sequence) -> float:
+    """Of the tokens that were drawn."""
+    return float(_own(sequence, "advantage").mean())
+
+
+def _own(sequence: Sequence, name: str) -> npt.NDArray[np.float64]:
+    return sequence.columns[name][written(sequence)].astype(np.float64)
+
+
+def _scored(sequences: List[Sequence], step: Step, settings: RolloutSettings) -> list[Sequence]:
+    """`old_logprobs` as the trainer itself has them; `k1` to the reference and a critic's values where asked for."""
+    asked = ((settings.kl_in_reward, REFERENCE_LOGPROBS), (settings.values, VALUES))
+    needs = tuple(need for wanted, need in asked if wanted)
+    whole = [replace(sequence, target=written(sequence)) for sequence in sequences]
+    found = []
+    for sequence, scores in zip(sequences, step.score(whole, needs), strict=True):
+        old = scores.logprobs.cpu().numpy()
+        columns = {"old_logprobs": old}
+        if settings.kl_in_reward:
+            columns["k1"] = old - scores[REFERENCE_LOGPROBS.name].cpu().numpy()
+        if settings.values:
+            columns["old_values"] = scores[VALUES.name].cpu().numpy()
+        add(step, "sampler_gap", float(np.abs(old - _own(sequence, "sampled_logprob")).sum()), len(old))
+        found.append(with_columns(sequence, **columns))
+    return found
+
+
+def _hold(sequences: List[Sequence], step: Step, kl_weight: KLWeight) -> None:
+    tokens = np.concatenate([_own(sequence, "k1") for sequence in sequences]) if sequences else np.zeros(0)
+    shares = step.gather((float(tokens.sum()), len(tokens), len(sequences)))
+    total, count, answers = (sum(share[place] for share in shares) for place in range(3))
+    add(step, "reference_kl", float(tokens.sum()), len(tokens))
+    add(step, "kl_weight", kl_weight.value, 1)
+    if count:
+        kl_weight.update(total / count, answers)
