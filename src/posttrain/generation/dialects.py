@@ -21,13 +21,14 @@ Dialect = Literal["vllm", "transformers", "openai"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What one request asks for: `n` samples from `seed`."""
+    """What one request asks for: `n` samples from `seed`. `processed`: see `ServerEngine.processed_logprobs`."""
 
     model: str
     n: int
     seed: int
     sampling: Sampling
     tokenizer: PreTrainedTokenizerBase
+    processed: bool = False
 
     @property
     def ends(self) -> frozenset[int]:
@@ -87,8 +88,9 @@ def completion(choice: Mapping[str, Any], prompt: int, sample: int, wanted: Want
     """Read one of a response's `choices`; also says whether its tokens are those that were drawn.
 
     Without token ids the text is tokenised again, which may give other tokens than were drawn: then, and where the
-    server gives no log-probs, these are NaN. A server's log-probs are taken for the policy's own (vLLM's default), and
-    for those of the sampling distribution only where both are the same.
+    server gives no log-probs, these are NaN. A server's log-probs are taken for the policy's own (vLLM's default) or,
+    where they are `processed`, for those of the sampling distribution; for both where both are the same. The others are
+    NaN.
     """
     reason: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
     found = choice.get("logprobs") or {}
@@ -107,12 +109,15 @@ def completion(choice: Mapping[str, Any], prompt: int, sample: int, wanted: Want
     sampling = wanted.sampling
     untouched = sampling.temperature == 1 and sampling.top_p == 1 and not sampling.top_k and not sampling.min_p
     unknown = np.full(len(tokens), np.nan, np.float32)
+    own, drawn_from = (unknown, logprobs) if wanted.processed else (logprobs, unknown)
+    if sampling.temperature == 0 and exact:
+        drawn_from = np.zeros(len(tokens), np.float32)
     read = Completion(
         prompt=prompt,
         sample=sample,
         tokens=np.array(tokens, dtype=np.int32),
-        logprobs=logprobs,
-        sampling_logprobs=logprobs if untouched else unknown,
+        logprobs=logprobs if untouched else own,
+        sampling_logprobs=logprobs if untouched else drawn_from,
         finish_reason=reason,
         text=text,
     )

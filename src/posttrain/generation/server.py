@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from collections.abc import Sequence as List
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import httpx
@@ -27,8 +28,9 @@ class ServerEngine:
 
     `tokenizer` must be the served model's. `dialect` None asks the server once. `timeout` in seconds bounds one
     request; dropped connections, time-outs, 429 and 5xx are tried again `retries` times, each after twice the wait of
-    the one before. `progress` is called with the number of tokens of the answers as they arrive, `drawn` with
-    the answers.
+    the one before. `processed_logprobs`: the server's log-probs are of the distribution that it draws from (vLLM's
+    `--logprobs-mode processed_logprobs`), not of the policy. `progress` is called with the number of tokens of the
+    answers as they arrive, `drawn` with the answers.
 
     `exact` tells, after a call, whether the server returned the token ids that it drew: without them answers are good
     for reading and scoring, but not for training on. Servers that return no ids leave special tokens out of the text,
@@ -47,6 +49,7 @@ class ServerEngine:
         timeout: float = 600.0,
         retries: int = 4,
         first_wait: float = 0.5,
+        processed_logprobs: bool = False,
         progress: Callable[[int], None] | None = None,
         drawn: Callable[[Completion], None] | None = None,
     ) -> None:
@@ -58,6 +61,7 @@ class ServerEngine:
         self.timeout = timeout
         self.retries = retries
         self.first_wait = first_wait
+        self.processed_logprobs = processed_logprobs
         self.progress = progress
         self.drawn = drawn
         self.exact: bool | None = None
@@ -79,7 +83,8 @@ class ServerEngine:
             tokens = prompt.tokens.tolist()
             return {"prompt": tokens if dialect == "vllm" else prompt_text(self.tokenizer, tokens), "logprobs": 1}
 
-        return self._all("completions", prompts, body, n, sampling)
+        keys = [index if prompt.key is None else prompt.key for index, prompt in enumerate(prompts)]
+        return self._all("completions", prompts, keys, body, n, sampling)
 
     def check(self) -> Dialect:
         """The server's dialect, after one token. Raises `UserError` when it is out of reach or refuses the model."""
@@ -95,10 +100,16 @@ class ServerEngine:
         def body(conversation: List[Message], dialect: Dialect) -> dict[str, Any]:
             return {"messages": list(conversation)} | ({"logprobs": True} if dialect == "vllm" else {})
 
-        return self._all("chat/completions", conversations, body, n, sampling)
+        return self._all("chat/completions", conversations, range(len(conversations)), body, n, sampling)
 
     def _all(
-        self, path: str, asked: List[T], body: Callable[[T, Dialect], dict[str, Any]], n: int, sampling: Sampling
+        self,
+        path: str,
+        asked: List[T],
+        keys: List[int],
+        body: Callable[[T, Dialect], dict[str, Any]],
+        n: int,
+        sampling: Sampling,
     ) -> list[Completion]:
         check(sampling)
         if sampling.thinking is not None:
@@ -115,8 +126,8 @@ class ServerEngine:
         pool = ThreadPoolExecutor(self.concurrency or _CONCURRENCY[dialect])
         try:
             futures = [
-                pool.submit(self._samples, path, body(one, dialect), index, n, sampling)
-                for index, one in enumerate(asked)
+                pool.submit(self._samples, path, body(one, dialect), index, key, n, sampling)
+                for index, (one, key) in enumerate(zip(asked, keys, strict=True))
             ]
             for future in futures:
                 for answer, exact in future.result():
@@ -131,17 +142,27 @@ class ServerEngine:
         return completions
 
     def _samples(
-        self, path: str, body: dict[str, Any], prompt: int, n: int, sampling: Sampling
+        self, path: str, body: dict[str, Any], prompt: int, key: int, n: int, sampling: Sampling
     ) -> list[tuple[Completion, bool]]:
-        """All samples of one prompt. A server that returns fewer than asked for is asked again for the rest."""
+        """All samples of one prompt. A server that returns fewer than asked for is asked again for the rest.
+
+        Sample i has the seed of the first plus i, which is also how vLLM seeds the samples of one request: the same are
+        drawn however many a request brings.
+        """
         answers: list[tuple[Completion, bool]] = []
+        first = int(stream(sampling.seed, key, 0).integers(2**31))
         while len(answers) < n:
-            seed = int(stream(sampling.seed, prompt, len(answers)).integers(2**31))
-            wanted = Wanted(self.model, n - len(answers), seed, sampling, self.tokenizer)
+            wanted = Wanted(
+                self.model, n - len(answers), first + len(answers), sampling, self.tokenizer, self.processed_logprobs
+            )
             reply = self._post(path, request(self._known_dialect(), wanted) | body)
-            choices = reply.get("choices") or []
+            # What a pause cuts short is drawn again, and so are those behind it: a sample's place is its seed.
+            choices = list(takewhile(lambda choice: choice.get("finish_reason") != "abort", reply.get("choices") or ()))
             if not choices:
-                raise UserError(f"the server at {self.base_url} returned no answer to prompt {prompt}: {reply}")
+                raise UserError(
+                    f"the server at {self.base_url} returned no answer to prompt {prompt}: {wanted.n} of {n} samples "
+                    f"are missing; it said {str(reply)[:500]}"
+                )
             self._check_model(reply)
             self._check_prompt_length(reply, body, prompt)
             answers += [completion(choice, prompt, len(answers) + i, wanted) for i, choice in enumerate(choices)]
