@@ -60,6 +60,38 @@ def test_the_verifier_asks_for_what_match_says(
     ]
 
 
+def test_declared_is_a_call_of_an_offered_tool_without_unknown_arguments() -> None:
+    made = [CALL, ToolCall("set_prize", {}), ToolCall("set_price", {"code": "5"}), ToolCall("set_cost", {"item": "5"})]
+    assert [score(tagged([one]), "declared")[0] for one in made] == [1, 1, 0, 0]
+
+
+def test_thoughts_name_the_tool_and_what_it_takes() -> None:
+    assert ToolCallsTask().demonstration(REQUEST, "thought") == (
+        f"<think> set price takes item and value. </think>\n{tagged([CALL])}"
+    )
+
+
+def test_renamed_tools_are_asked_for_by_the_same_questions() -> None:
+    usual, renamed = (ToolCallsTask(names=names, mistakes=0.3).samples(100, 2) for names in ("usual", "renamed"))
+    for one, other in zip(usual, renamed, strict=True):
+        assert one.prompt_text.splitlines()[-1] == other.prompt_text.splitlines()[-1]
+        assert offered_tools(other.prompt_text) == list(other.meta["tools"])
+        assert not {*one.meta["tools"], "item", "value", "day"} & {
+            *other.meta["tools"],
+            *(key for keys in other.meta["tools"].values() for key in keys),
+        }
+        assert ToolCallsTask().verify(other, other.response_text).value == 1
+        first, second = (parse_calls(sample.answer or "")[0].arguments for sample in (one, other))
+        assert list(first.values()) == list(second.values())
+        assert len(one.response) == len(other.response)
+
+
+def test_as_many_tools_are_offered_as_asked_for() -> None:
+    for count, difficulty in ((2, "in"), (4, "harder")):
+        sample = ToolCallsTask(offered=2).samples(1, 0, difficulty=difficulty)[0]  # type: ignore[arg-type]
+        assert len(offered_tools(sample.prompt_text)) == count
+
+
 def test_unreadable_missing_and_several_calls_are_wrong() -> None:
     assert score("<tool_call>set_price()</tool_call>") == (0, "missing")
     assert score("I would set the price.") == (0, "missing")
@@ -113,6 +145,8 @@ def test_impossible_options_are_refused() -> None:
         ToolCallsTask(mistakes=2)
     with pytest.raises(UserError, match="digits is 0"):
         ToolCallsTask(digits=0)
+    with pytest.raises(UserError, match="offered is 10"):
+        ToolCallsTask(offered=10)
 
 
 def test_every_drawn_call_fits_its_tool() -> None:

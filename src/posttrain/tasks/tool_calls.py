@@ -12,9 +12,10 @@ from posttrain.rewards.tool_calls import CallError, MalformedCallError, ToolCall
 from posttrain.tasks.generated import GeneratedTask, Part
 from posttrain.tasks.task import Difficulty, tasks
 
-Match = Literal["call", "parameters", "tool", "accepted"]
+Match = Literal["call", "parameters", "tool", "accepted", "declared"]
 """What has to be right: the whole call; its tool and the names of its arguments; its tool. "accepted": the offered
-tools take the call, right or wrong."""
+tools take the call, right or wrong; "declared": it is of one of them, without arguments that the tool does not have."""
+Names = Literal["usual", "renamed"]
 
 VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "get": (("Get", "Read", "Tell"), ("item",)),
@@ -36,7 +37,12 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 """Every tool with its parameters, all of them required."""
 
-OFFERED: dict[Difficulty, int] = {"in": 3, "harder": 6}
+RENAMED: dict[str, str] = (
+    {"get": "read", "set": "change", "find": "show"}
+    | {thing: other for thing, (_, other) in THINGS.items()}
+    | {"item": "code", "value": "amount", "day": "date"}
+)
+"""Words of the names of tools and parameters, and what they are called where they are `renamed`."""
 
 
 class Request(NamedTuple):
@@ -50,24 +56,37 @@ class Request(NamedTuple):
 
 @tasks.register("tool_calls")
 class ToolCallsTask(GeneratedTask[Request]):
-    """Choose one of 3 tools (6 in `harder`) whose names begin alike, and fill in its arguments.
+    """Choose one of `offered` tools (twice as many in `harder`) whose names begin alike, and fill in its arguments.
 
     `digits`: length of the argument `item`, which has to be copied. `mistakes`: share of demonstrations that first make
     a call that fails, get its error, and then call rightly. `match`: what the verifier asks for: a right "call", the
     right tool and "parameters", the right "tool", or a call that is "accepted", which is also what `format_validity` of
-    an evaluation counts. Style: "call".
+    an evaluation counts. `names`: "renamed" tools and parameters have other names, made of words that questions use.
+    Styles: "call", and "thought", which says first which tool it is and what it takes.
     """
 
     name = "tool_calls"
-    styles = ("call",)
+    styles = ("call", "thought")
 
-    def __init__(self, *, digits: int = 4, mistakes: float = 0.0, match: Match = "call", part: Part = "any") -> None:
+    def __init__(
+        self,
+        *,
+        digits: int = 4,
+        offered: int = 3,
+        mistakes: float = 0.0,
+        match: Match = "call",
+        names: Names = "usual",
+        part: Part = "any",
+    ) -> None:
         super().__init__(part=part)
+        if not 2 <= offered <= len(PARAMETERS) // 2:
+            raise UserError(f"task 'tool_calls': offered is {offered}; give 2 to {len(PARAMETERS) // 2} tools")
         if digits < 1:
             raise UserError(f"task 'tool_calls': digits is {digits}; an item has 1 or more")
         if not 0 <= mistakes <= 1:
             raise UserError(f"task 'tool_calls': mistakes is {mistakes}; give a share from 0 to 1")
-        self.digits, self.mistakes, self.match = digits, mistakes, match
+        self.digits, self.offered, self.mistakes = digits, offered, mistakes
+        self.match, self.names = match, names
 
     def problem(self, rng: Random, difficulty: Difficulty) -> Request:
         """Draw the tools, one of them to call, and its arguments."""
@@ -76,7 +95,8 @@ class ToolCallsTask(GeneratedTask[Request]):
         alike = [other for other in PARAMETERS if other != name and other.startswith(verb)]
         others = [rng.choice(alike)]
         rest = [other for other in PARAMETERS if other not in (name, *others)]
-        offered = [name, *others, *rng.sample(rest, OFFERED[difficulty] - 2)]
+        count = self.offered * (2 if difficulty == "harder" else 1)
+        offered = [name, *others, *rng.sample(rest, count - 2)]
         rng.shuffle(offered)
         item = "".join(rng.choice("0123456789") for _ in range(self.digits))
         drawn = {"item": item, "value": rng.randint(1, 99), "day": rng.randint(1, 31)}
@@ -84,11 +104,12 @@ class ToolCallsTask(GeneratedTask[Request]):
         ending = {"get": "", "set": f" to {drawn['value']}", "find": f" on day {drawn['day']}"}[verb]
         question = f"{rng.choice(VERBS[verb][0])} the {rng.choice(THINGS[thing])} of {item}{ending}."
         mistake = _mistake(rng, call, offered)  # drawn always, so that the questions are the same at every share
-        return Request(tuple(offered), call, question, mistake if rng.random() < self.mistakes else None)
+        request = Request(tuple(offered), call, question, mistake if rng.random() < self.mistakes else None)
+        return _renamed(request) if self.names == "renamed" else request
 
     def prompt(self, problem: Request) -> str:
         """The tools as Python signatures, a line each, then the question."""
-        lines = [f"def {name}({', '.join(PARAMETERS[name])})" for name in problem.offered]
+        lines = [f"def {name}({', '.join(keys)})" for name, keys in self._tools(problem).items()]
         return "\n".join([*lines, problem.question])
 
     def canonical(self, problem: Request) -> str:
@@ -96,8 +117,9 @@ class ToolCallsTask(GeneratedTask[Request]):
         return problem.question
 
     def demonstration(self, problem: Request, style: str) -> str:
-        """The call between its tags."""
-        return tagged([problem.call])
+        """The call between its tags, behind a thought in the style "thought"."""
+        call = tagged([problem.call])
+        return f"<think> {_thought(problem.call)} </think>\n{call}" if style == "thought" else call
 
     def answer(self, problem: Request) -> str:
         """The right call as JSON."""
@@ -105,7 +127,13 @@ class ToolCallsTask(GeneratedTask[Request]):
 
     def details(self, problem: Request) -> dict[str, Any]:
         """`tools`: what each offered tool takes. `match`: what has to be right."""
-        return {"tools": {name: list(PARAMETERS[name]) for name in problem.offered}, "match": self.match}
+        return {"tools": self._tools(problem), "match": self.match}
+
+    def _tools(self, problem: Request) -> dict[str, list[str]]:
+        if self.names == "usual":
+            return {name: list(PARAMETERS[name]) for name in problem.offered}
+        renamed = {_other(name): [RENAMED[key] for key in keys] for name, keys in PARAMETERS.items()}
+        return {name: renamed[name] for name in problem.offered}
 
     def _sample(self, problem: Request, difficulty: Difficulty, style: str) -> Sample:
         sample = super()._sample(problem, difficulty, style)
@@ -140,6 +168,7 @@ class ToolCallsTask(GeneratedTask[Request]):
             "parameters": error in (CallError.NONE, CallError.VALUE),
             "tool": call.name == gold.name,
             "accepted": accepted,
+            "declared": call.name in tools and set(call.arguments) <= set(tools[call.name]),
         }[str(sample.meta.get("match", "call"))]
         parts = {"format": float(accepted), "reward": error.reward}
         return Score(float(right), parts, {"reason": str(error), "extracted": call.to_json()})
@@ -154,6 +183,23 @@ def refusal(call: ToolCall, tools: Mapping[str, list[str]]) -> str | None:
         return f"{call.name} got an unexpected keyword {unknown[0]}"
     absent = [key for key in tools[call.name] if key not in call.arguments]
     return f"{call.name} needs a positional argument {absent[0]}" if absent else None
+
+
+def _thought(call: ToolCall) -> str:
+    return f"{call.name.replace('_', ' ')} takes {' and '.join(call.arguments)}."
+
+
+def _other(name: str) -> str:
+    """What a tool is called where it is renamed."""
+    return "_".join(RENAMED[word] for word in name.split("_"))
+
+
+def _renamed(request: Request) -> Request:
+    def call(old: ToolCall) -> ToolCall:
+        return ToolCall(_other(old.name), {RENAMED.get(key, key): value for key, value in old.arguments.items()})
+
+    mistake = request.mistake and call(request.mistake)
+    return request._replace(offered=tuple(map(_other, request.offered)), call=call(request.call), mistake=mistake)
 
 
 def _mistake(rng: Random, call: ToolCall, offered: list[str]) -> ToolCall:
