@@ -80,7 +80,7 @@ def test_renamed_tools_are_asked_for_by_the_same_questions() -> None:
             *other.meta["tools"],
             *(key for keys in other.meta["tools"].values() for key in keys),
         }
-        assert ToolCallsTask().verify(other, other.response_text).value == 1
+        assert ToolCallsTask().verify(other, other.response[-1]["content"]).value == 1
         first, second = (parse_calls(sample.answer or "")[0].arguments for sample in (one, other))
         assert list(first.values()) == list(second.values())
         assert len(one.response) == len(other.response)
