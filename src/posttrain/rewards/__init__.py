@@ -1,6 +1,6 @@
 """How an answer is scored."""
 
-from posttrain.rewards import models, reason_act, shaping, tool_rewards
+from posttrain.rewards import models, program, reason_act, shaping, sql, tool_rewards, unlabelled
 from posttrain.rewards.attempt import Ask, Attempt, Moment, Verify
 from posttrain.rewards.reward import (
     Reward,
@@ -25,11 +25,14 @@ __all__ = [
     "group_reward",
     "model_reward",
     "models",
+    "program",
     "reason_act",
     "reward",
     "reward_models",
     "reward_names",
     "rewards",
     "shaping",
+    "sql",
     "tool_rewards",
+    "unlabelled",
 ]

@@ -121,14 +121,24 @@ def run_python_many(
     limits: Limits = Limits(),
     *,
     result: str | None = None,
+    inputs: List[Mapping[str, Any]] | None = None,
+    readable: List[str] = (),
     at_once: int | None = None,
 ) -> list[Outcome]:
-    """`run_python` of several programs, `at_once` side by side (default: as many as there are cores to use)."""
+    """`run_python` of several programs, `at_once` side by side (default: as many as there are cores to use).
+
+    `inputs`: the variables of each.
+    """
     width = min(len(codes), at_once or len(os.sched_getaffinity(0)))
+    given = [{}] * len(codes) if inputs is None else inputs
+
+    def run(code: str, names: Mapping[str, Any]) -> Outcome:
+        return run_python(code, limits, result=result, inputs=names, readable=readable)
+
     if width <= 1:
-        return [run_python(code, limits, result=result) for code in codes]
+        return [run(code, names) for code, names in zip(codes, given, strict=True)]
     with ThreadPoolExecutor(width) as pool:
-        return list(pool.map(lambda code: run_python(code, limits, result=result), codes))
+        return list(pool.map(run, codes, given))
 
 
 @lru_cache(maxsize=1)
