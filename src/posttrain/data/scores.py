@@ -115,6 +115,8 @@ ENTROPY_METRIC = Need("entropy_metric", _entropy, differentiable=False)
 """H(π) for logs: no graph."""
 MEAN_LOGPROB = Need("mean_logprob", lambda chunk: chunk.log_softmax.mean(-1))
 """(1/V) Σ_v log π(v): what label smoothing needs."""
+SELF_CERTAINTY = Need("self_certainty", lambda chunk: -chunk.log_softmax.mean(-1), differentiable=False)
+"""log Σ_v exp z_v - (1/V) Σ_v z_v, which is KL(uniform ‖ π) + ln V: how certain the policy is, in nats; no graph."""
 LOG_PARTITION = Need("log_partition", lambda chunk: torch.logsumexp(chunk.logits, -1))
 """log Σ_v exp z_v: what z-loss needs."""
 CORRECT_METRIC = Need("correct", lambda chunk: (chunk.logits.argmax(-1) == chunk.tokens).float(), differentiable=False)

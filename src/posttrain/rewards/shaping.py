@@ -1,7 +1,6 @@
-"""Rewards of form and length, and rewards without a verifier: what is added to being right."""
+"""Rewards of form and length: what is added to being right."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence as List
 from typing import Annotated, Literal
 
@@ -82,15 +81,3 @@ def relative_length(attempts: List[Attempt], progress: float) -> list[float]:
     lengths = [attempt.length for attempt in attempts]
     least, most = min(lengths), max(lengths)
     return [0.5 - (size - least) / (most - least) if most > least else 0.0 for size in lengths]
-
-
-@group_reward("majority")
-def majority(attempts: List[Attempt], progress: float) -> list[Score]:
-    """1 for the final answer that most attempts gave, 0 for the others: no labels needed (TTRL, arXiv 2504.16084).
-
-    The final answer is what the task's verifier reads. Of answers that are as frequent the first one counts.
-    """
-    found = [attempt.extracted for attempt in attempts]
-    counts = Counter(answer for answer in found if answer is not None)
-    winner = counts.most_common(1)[0][0] if counts else None
-    return [Score(float(answer is not None and answer == winner), info={"extracted": answer}) for answer in found]
