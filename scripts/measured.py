@@ -13,9 +13,11 @@ from posttrain.comparison.wording import difference_text, unit, value_text
 RATIOS = ("speed_ratio", "training_memory_ratio", "process_memory_ratio")
 
 
-def claim_text(root: Path, number: str, figures: dict[str, str]) -> str:
-    """What a paper's claims showed: a table, a figure (added to `figures`), how it was measured. "" without any."""
-    path = next((root / "claims").glob(f"{int(number):02d}-*.json"), None)
+def claim_text(root: Path, name: str, figures: dict[str, str]) -> str:
+    """What the claims of a paper (its number), or of one of its files (`31-irm`), showed: a table, a figure (added to
+    `figures`), how it was measured. "" without any."""
+    pattern = f"{int(name):02d}-*.json" if name.isdecimal() else f"{name}.json"
+    path = next(iter(sorted((root / "claims").glob(pattern))), None)
     if path is None:
         return ""
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -25,7 +27,7 @@ def claim_text(root: Path, number: str, figures: dict[str, str]) -> str:
     for claim in content["claims"]:
         lines.append(f"| {claim['text']} | {found_text(result, claim)} | **{claim['verdict']}** |")
     machine, seeds = content["machine"], len(content["comparison"]["seeds"])
-    made = f"`posttrain claim run {int(number)}`: {seeds} seeds, {machine['cores']} cores ({machine['cpu']})."
+    made = f"`posttrain claim run {name}`: {seeds} seeds, {machine['cores']} cores ({machine['cpu']})."
     return "\n".join([*lines, "", f"![{path.stem}: every seed of every arm](figures/{path.stem}.svg)", "", made])
 
 

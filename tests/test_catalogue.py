@@ -117,6 +117,12 @@ def test_the_claim_sums_up_its_verdicts(asft: Paper, tmp_path: Path, verdicts: l
     assert status(asft, [], tmp_path).claim == claim
 
 
+def test_the_claim_files_of_one_paper_are_counted_together(asft: Paper, tmp_path: Path) -> None:
+    write_claims(tmp_path, "36-asft.json", ["supported"])
+    write_claims(tmp_path, "36-more.json", ["inconclusive", "supported"])
+    assert status(asft, [], tmp_path).claim == "2 supported, 1 inconclusive"
+
+
 def test_a_claim_file_of_another_paper_changes_nothing(asft: Paper, tmp_path: Path) -> None:
     write_claims(tmp_path, "37-prefix-rft.json", ["supported"], number=37)
     assert status(asft, [], tmp_path).claim == "not run"

@@ -85,14 +85,14 @@ def paper(number_or_slug: int | str) -> Paper:
 def status(paper: Paper, recipes: Collection[str], claims_dir: Path | None) -> Status:
     """What `recipes` (the names that are shipped) and the claim file in `claims_dir` say of `paper`.
 
-    Without a claim file (or with `claims_dir` None) the claim is "not run".
-    Raises `UserError` for a claim file that is broken or belongs to another paper.
+    A paper may have several claim files (`31-tl-training.json`, `31-irm.json`); without any (or with `claims_dir` None)
+    the claim is "not run". Raises `UserError` for a claim file that is broken or belongs to another paper.
     """
     recipe = paper.recipe if paper.recipe in recipes else "planned"
-    path = claims_dir / f"{paper.key}.json" if claims_dir else None
-    if path is None or not path.is_file():
+    paths = sorted(claims_dir.glob(f"{paper.number:02d}-*.json")) if claims_dir else []
+    if not paths:
         return Status(recipe, "not run")
-    found = _verdicts(path, paper)
+    found = [verdict for path in paths for verdict in _verdicts(path, paper)]
     counted = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in get_args(Verdict) if verdict in found)
     return Status(recipe, found[0] if len(found) == 1 else counted)
 

@@ -153,6 +153,15 @@ def test_a_claim_about_a_stage_that_is_none_is_refused(tmp_path: Path) -> None:
             )
 
 
+def test_a_number_with_several_claim_files_is_refused_with_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {name: Path(f"{name}.yaml") for name in ("31-irm", "31-tl-training", "36-asft")}
+    monkeypatch.setattr("posttrain.comparison.claims.shipped_claims", lambda: files)
+    assert find_claim("31-irm") == find_claim("irm") == files["31-irm"]
+    assert find_claim("36") == files["36-asft"]
+    with pytest.raises(UserError, match="'31-irm' or '31-tl-training'"):
+        find_claim("31")
+
+
 def test_a_claim_is_found_by_number_and_by_name(tmp_path: Path) -> None:
     for name in ("36", "asft", "36-asft"):
         assert find_claim(name).stem == "36-asft"

@@ -23,12 +23,21 @@ def shipped_claims() -> dict[str, Path]:
 
 
 def find_claim(name: str) -> Path:
-    """The claim file of a paper's number, its slug, both together, or a path. Raises `UserError`."""
-    shipped = shipped_claims()
+    """The claim file of a paper's number, its slug, both together, or a path. Raises `UserError`.
+
+    A paper may have several files; then its number alone is refused.
+    """
+    shipped, found = shipped_claims(), []
     for key, path in shipped.items():
         number, _, slug = key.partition("-")
-        if name in (key, number, number.lstrip("0"), slug):
+        if name in (key, slug):
             return path
+        found += [path] * (name in (number, number.lstrip("0")))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = " or ".join(f"'{path.stem}'" for path in found)
+        raise UserError(f"paper {name} has {len(found)} claim files; say which: {names}")
     if Path(name).is_file():
         return Path(name)
     raise UserError(f"no claim file is called '{name}': {nearest(name, shipped)}")
