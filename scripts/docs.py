@@ -38,7 +38,13 @@ def kind_of(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(str(choice) for choice in get_args(annotation))
     text = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
-    for old, new in (("posttrain.recipe.fields.", ""), ("typing.", ""), ("annotated_types.", ""), ("NoneType", "null")):
+    for old, new in (
+        ("posttrain.recipe.fields.", ""),
+        ("posttrain.recipe.decoding.", ""),
+        ("typing.", ""),
+        ("annotated_types.", ""),
+        ("NoneType", "null"),
+    ):
         text = text.replace(old, new)
     return text.split("Annotated[")[-1].split(", Gt(")[0].split(", BeforeValidator")[0].split(", FieldInfo")[0]
 

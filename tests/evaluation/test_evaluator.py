@@ -306,3 +306,19 @@ def test_a_vote_counts_answers_in_one_spelling():
     metrics = run([["7", "5", "5.0"]], "5", verify=verify).metrics
     assert metrics["majority@3"] == 1
     assert metrics["distinct_answers"] == 2
+
+
+def test_right_and_wrong_answers_have_lengths_of_their_own_and_parts_their_means() -> None:
+    parts = [{"correct": 1.0, "recall": 1.0, "rejected": 0.0}, {"correct": 0.0, "recall": 0.0, "rejected": 1.0}]
+    parts += [{"correct": 0.0, "rejected": 0.0}]
+    answers = [
+        Answer(f"s{k}", "t", "?", "1", "", part["correct"], part, {}, None, "stop", tokens, -1.0, 0)
+        for k, (part, tokens) in enumerate(zip(parts, (10, 30, 50), strict=True))
+    ]
+    metrics = summarise(answers, n=1, sampling=Sampling(temperature=0.0)).metrics
+    assert (metrics["mean_length_right"], metrics["mean_length_wrong"]) == (10, 40)
+    assert metrics["recall"] == 0.5  # of the answers that have it
+    assert metrics["rejected"] == pytest.approx(1 / 3)
+    assert "correct" not in metrics
+    right = summarise(answers[:1], n=1, sampling=Sampling(temperature=0.0)).metrics
+    assert "mean_length_wrong" not in right

@@ -6,7 +6,7 @@ import pytest
 
 from posttrain.data import user
 from posttrain.errors import UserError
-from posttrain.tasks.chains import LIMIT, TERMS, Chains
+from posttrain.tasks.chains import CHECK_AGAIN, LIMIT, MOST_CHECKS, TERMS, Chains
 from posttrain.tasks.task import Difficulty
 
 CHAIN = (7, (("+", 5), ("*", 3), ("-", 4)))
@@ -15,12 +15,27 @@ CHAIN = (7, (("+", 5), ("*", 3), ("-", 4)))
 def test_a_chain_is_asked_and_worked_in_every_style() -> None:
     task = Chains()
     assert task.prompt(CHAIN) == "Compute (7+5)*3-4."
-    assert [task.demonstration(CHAIN, style) for style in task.styles] == [
+    assert [task.demonstration(CHAIN, style) for style in task.styles[:4]] == [
         "<think>7+5=12\n12*3=36\n36-4=32</think><answer>32</answer>",
         "<answer>32</answer>",
         "<think>12 36 32</think><answer>32</answer>",
         "<think>First 7+5=12, then 12*3=36, then 36-4=32.</think><answer>32</answer>",
     ]
+
+
+def test_rechecked_steps_come_again_a_random_number_of_times() -> None:
+    task = Chains()
+    samples = task.samples(3000, 0, style="rechecked")
+    checks = [sample.response_text.count("again") for sample in samples]
+    for sample, plain, count in zip(samples[:200], task.samples(200, 0), checks, strict=False):
+        thought = plain.response_text.partition("</think>")[0].removeprefix("<think>")
+        blocks = sample.response_text.partition("</think>")[0].removeprefix("<think>").split("\nagain\n")
+        assert blocks == [thought] * (1 + count)
+        assert task.verify(sample, sample.response_text).parts["faithful"] == 1
+    # the chance of one more is the same however many there were
+    hazards = [sum(c > k for c in checks) / sum(c >= k for c in checks) for k in range(4)]
+    assert hazards == pytest.approx([CHECK_AGAIN] * 4, abs=0.06)
+    assert max(checks) == MOST_CHECKS
 
 
 @pytest.mark.parametrize("difficulty", ["in", "harder"])

@@ -57,7 +57,7 @@ def test_every_demonstration_in_every_style_is_right(
         for sample in task.samples(20, seed, difficulty=difficulty, style=style):
             score = task.verify(sample, sample.response_text)
             assert score.value == 1, (sample.prompt_text, sample.response_text, score)
-            assert score.parts == {"correct": 1, "format": 1}
+            assert score.parts["correct"] == score.parts["format"] == 1
             assert (sample.task, sample.meta["style"]) == (task.name, style)
 
 

@@ -7,9 +7,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 
 from posttrain.errors import UserError, nearest
-from posttrain.recipe.fields import Strict
 from posttrain.recipe.messages import Place, messages
 from posttrain.recipe.reading import read_mapping
+from posttrain.recipe.strict import Strict
 
 BASE = "base"
 """The arm that nobody writes: the model that all start from."""

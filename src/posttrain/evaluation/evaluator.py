@@ -88,7 +88,9 @@ def summarise(
     - `format_validity`: share of answers of the asked-for form.
     - `faithful`, `faithful_right`: share of all answers, and of the right ones, that follow from the steps before them,
       where the verifier gives the part `faithful`.
-    - `mean_length` (tokens), `truncated` (share that the length limit cut off): over all answers.
+    - `mean_length` (tokens), `truncated` (share that the length limit cut off): over all answers; `mean_length_right`
+      and `mean_length_wrong`: over those.
+    - every other part that the verifier gives, by its name: its mean over the answers that have it.
 
     Raises `UserError` where the share of errors is over `max_errors`.
     """
@@ -101,6 +103,7 @@ def summarise(
     shares = np.array([p.right / p.draws for p in problems])
     accuracy = share_interval(shares, rng, level=level)
     metrics: dict[str, float] = {
+        **_part_means(scored),
         "problems": len(problems),
         "answers": len(answers),
         "errors": len(answers) - len(scored),
@@ -112,6 +115,7 @@ def summarise(
         "format_validity": float(np.mean([has_valid_format(a.parts, a.info, _is_right(a, right_at)) for a in scored])),
         **_faithful(scored, right_at),
         "mean_length": float(np.mean([a.tokens for a in answers])),
+        **_lengths(scored, right_at),
         "truncated": float(np.mean([a.finish_reason == "length" for a in answers])),
     }
     return EvaluationResult(name, n, sampling, metrics, problems, level, tuple(answers))
@@ -213,6 +217,26 @@ def _by_draws(
         found["answer_entropy"] = float(np.mean([answer_entropy(said) for said in answers]))
         found["distinct_answers"] = float(np.mean([distinct_answers(said) for said in answers]))
     return {key: value for key, value in found.items() if not math.isnan(value)}
+
+
+def _part_means(answers: Sequence[Answer]) -> dict[str, float]:
+    """Parts by name, but for what `accuracy` and `format_validity` say already. A part may be there of some answers
+    alone: a recall has a value where there was something to find."""
+    values: dict[str, list[float]] = {}
+    for answer in answers:
+        for name, value in answer.parts.items():
+            if name not in ("correct", "format"):
+                values.setdefault(name, []).append(value)
+    return {name: float(np.mean(found)) for name, found in values.items()}
+
+
+def _lengths(answers: Sequence[Answer], right_at: float) -> dict[str, float]:
+    """Of right and of wrong answers; nothing where there are none."""
+    sizes: dict[bool, list[int]] = {True: [], False: []}
+    for answer in answers:
+        sizes[_is_right(answer, right_at)].append(answer.tokens)
+    names = {"mean_length_right": sizes[True], "mean_length_wrong": sizes[False]}
+    return {name: float(np.mean(found)) for name, found in names.items() if found}
 
 
 def _faithful(answers: Sequence[Answer], right_at: float) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """The declarative recipe: its fields, and how it is read, checked and overridden."""
 
+from posttrain.recipe.decoding import Decoding, Thinking
 from posttrain.recipe.fields import (
     Asked,
     Curate,
     Data,
-    Decoding,
     Evaluate,
     Generate,
     Merge,
@@ -31,6 +31,7 @@ __all__ = [
     "RolloutSource",
     "Server",
     "Stage",
+    "Thinking",
     "Train",
     "Watch",
     "changed_fields",

@@ -1,26 +1,14 @@
 """What a user may write in a recipe. YAML keys are exactly these field names; anything else is refused."""
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+
+from posttrain.recipe.decoding import Decoding
+from posttrain.recipe.strict import Strict, refuse_unread
 
 Piece = str | dict[str, Any]
 """A piece of a room by name, or `{name: ..., option: value}`."""
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _refuse_unread(given: BaseModel, keys: Iterable[str], where: str) -> None:
-    """Raises `ValueError` for a key that is not as it is by default, though nothing reads it here."""
-    fields = type(given).model_fields
-    for key in keys:
-        if getattr(given, key) != fields[key].get_default(call_default_factory=True):
-            raise ValueError(f"'{key}' has no effect {where}: leave it out")
 
 
 class Model(Strict):
@@ -64,7 +52,7 @@ class Data(Strict):
             raise ValueError("a task's data need 'count': how many problems")
         kind = given[0]
         unread = [key for key in type(self).model_fields if key not in (*_ALL_DATA, *_READ_BY[kind])]
-        _refuse_unread(self, unread, f"on data of a '{kind}'")
+        refuse_unread(self, unread, f"on data of a '{kind}'")
         return self
 
 
@@ -84,68 +72,6 @@ def _path_shorthand(value: Any) -> Any:
 
 DataField = Annotated[Data, BeforeValidator(_path_shorthand)]
 ModelField = Annotated[Model, BeforeValidator(_path_shorthand)]
-
-
-class Thinking(Strict):
-    """When the model's thinking ends, while an answer is drawn."""
-
-    stop: str = Field("</think>", min_length=1, description="the text of the token that ends it")
-    temperature: float = Field(1.0, gt=0, description="of that token alone: above 1 earlier, below 1 later")
-    reference: Literal["max", "raw"] = Field("max", description="what its logit is scaled from: the best logit, or 0")
-    budget: int | None = Field(None, ge=0, description="tokens of thinking, after which the stop is forced")
-    cue: str = Field("", description="forced behind a forced stop")
-    continuations: int = Field(0, ge=0, description="so many stops are replaced by 'continuation'")
-    continuation: str = Field("Wait", min_length=1, description="what thinking goes on with")
-
-    @model_validator(mode="after")
-    def _is_read(self) -> "Thinking":
-        if not self.model_fields_set & {"temperature", "budget", "continuations"}:
-            raise ValueError("'thinking' has no effect without temperature, budget or continuations: leave it out")
-        if self.temperature == 1:
-            _refuse_unread(self, ("reference",), "at thinking.temperature 1")
-        if self.budget is None:
-            _refuse_unread(self, ("cue",), "without thinking.budget")
-        if self.continuations == 0:
-            _refuse_unread(self, ("continuation",), "without thinking.continuations")
-        return self
-
-
-class Decoding(Strict):
-    """How answers are drawn, wherever a stage generates."""
-
-    n: PositiveInt = Field(1, description="answers for each problem")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy")
-    top_k: int = Field(0, ge=0, description="0 is off")
-    top_p: float = Field(1.0, gt=0, le=1)
-    min_p: float = Field(0.0, ge=0, le=1)
-    max_new_tokens: PositiveInt = 256
-    stop: list[str] = Field([], description="strings that end an answer")
-    thinking: Thinking | None = Field(None, description="when thinking ends: a temperature of its end, or budgets")
-    slots: PositiveInt = Field(64, description="answers drawn at the same time")
-
-    @model_validator(mode="after")
-    def _draws_differ(self) -> "Decoding":
-        if self.n > 1 and self.temperature == 0:
-            raise ValueError(f"n is {self.n}, but at temperature 0 all draws are the same: set temperature, or n to 1")
-        if self.temperature == 0:
-            _refuse_unread(self, ("top_k", "top_p", "min_p"), "at temperature 0")
-        if not all(self.stop):
-            raise ValueError("'stop' has an empty string, which would end every answer at once: take it out")
-        return self
-
-    @model_validator(mode="after")
-    def _thinking_has_effect(self) -> "Decoding":
-        thinking = self.thinking
-        if thinking is None:
-            return self
-        if self.temperature == 0 and thinking.temperature != 1:
-            raise ValueError("thinking.temperature has no effect at temperature 0: set temperature, or thinking.budget")
-        if thinking.budget is not None and thinking.budget >= self.max_new_tokens:
-            raise ValueError(
-                f"thinking.budget {thinking.budget} has no effect: an answer ends at max_new_tokens "
-                f"{self.max_new_tokens} anyway"
-            )
-        return self
 
 
 class Server(Strict):
@@ -194,9 +120,9 @@ class Rendered(Strict):
     @model_validator(mode="after")
     def _template_reads(self) -> "Rendered":
         if self.template == "none":
-            _refuse_unread(self, ("template_options",), "with template: none")
+            refuse_unread(self, ("template_options",), "with template: none")
         else:
-            _refuse_unread(self, ("append_eos",), "with template: chat, which ends its turns itself")
+            refuse_unread(self, ("append_eos",), "with template: chat, which ends its turns itself")
         return self
 
 
@@ -257,9 +183,9 @@ class RolloutSource(Decoding):
         if self.learned is not None and self.learned > self.n:
             raise ValueError(f"learned {self.learned} is more than the {self.n} answers (n) to a question")
         if self.kl_in_reward == 0:
-            _refuse_unread(self, ("kl_target",), "without kl_in_reward")
+            refuse_unread(self, ("kl_target",), "without kl_in_reward")
         if self.kl_target is None:
-            _refuse_unread(self, ("kl_horizon",), "without kl_target")
+            refuse_unread(self, ("kl_horizon",), "without kl_target")
         if self.choose == "pairs" and self.n < 2:
             raise ValueError(f"choose: pairs takes two answers to a question, and n is {self.n}")
         if self.mini_batches > self.prompts:
@@ -331,7 +257,7 @@ class Train(Rendered):
         if self.rollouts is not None and self.cache_reference:
             raise ValueError("cache_reference scores fixed data, and rollouts are drawn anew: leave it out")
         if self.critic is None:
-            _refuse_unread(self, ("critic_lr_factor",), "without critic")
+            refuse_unread(self, ("critic_lr_factor",), "without critic")
         return self
 
     @model_validator(mode="after")
@@ -343,11 +269,11 @@ class Train(Rendered):
     @model_validator(mode="after")
     def _schedule_and_optimiser_read(self) -> "Train":
         if self.schedule != "wsd":
-            _refuse_unread(self, ("decay",), f"with schedule: {self.schedule}")
+            refuse_unread(self, ("decay",), f"with schedule: {self.schedule}")
         if self.schedule == "constant":
-            _refuse_unread(self, ("floor",), "with schedule: constant")
+            refuse_unread(self, ("floor",), "with schedule: constant")
         if self.optimizer == "adafactor":
-            _refuse_unread(self, ("betas",), "with optimizer: adafactor")
+            refuse_unread(self, ("betas",), "with optimizer: adafactor")
         return self
 
 
@@ -359,11 +285,18 @@ class Evaluate(Asked):
     reference: str | None = Field(
         None, description="also measure how far the answers' distribution is from this model's (kl), and its entropy"
     )
+    passed_over: str | None = Field(
+        None,
+        description="a token that ends thinking, such as '</think>': also measure how often it was among the five "
+        "likeliest while another was drawn",
+    )
 
     @model_validator(mode="after")
-    def _reference_needs_the_model(self) -> "Evaluate":
+    def _model_is_here(self) -> "Evaluate":
         if self.reference is not None and self.server is not None:
             raise ValueError("'reference' compares every token's distribution, which no server gives: leave one out")
+        if self.passed_over is not None and self.server is not None:
+            raise ValueError("'passed_over' reads every token's distribution, which no server gives: leave one out")
         return self
 
 
@@ -415,8 +348,8 @@ class Recipe(Strict):
     out: str | None = Field(None, description="run folder; default: runs/<name>")
     resume: bool = Field(True, description="go on from what the run folder holds; false starts over")
     model: ModelField = Field(Model(path="tiny"), description="the model that stages call 'base'")
-    models: dict[str, ModelField] = {}
-    data: dict[str, DataField] = {}
+    models: dict[str, ModelField] = Field({}, description="models by the names that stages call them")
+    data: dict[str, DataField] = Field({}, description="data sets by the names that stages call them")
     stages: dict[str, Stage]
     imports: list[str] = Field([], description="Python files or modules with pieces of your own: objectives, tasks ...")
     trackers: list[str] = Field([], description="tensorboard, wandb, trackio: beside metrics.jsonl")

@@ -1,6 +1,6 @@
 """How an answer is scored."""
 
-from posttrain.rewards import models, program, reason_act, shaping, sql, tool_rewards, unlabelled
+from posttrain.rewards import levels, models, program, reason_act, shaping, sql, tool_rewards, unlabelled
 from posttrain.rewards.attempt import Ask, Attempt, Moment, Verify
 from posttrain.rewards.reward import (
     Reward,
@@ -23,6 +23,7 @@ __all__ = [
     "Verify",
     "build_reward",
     "group_reward",
+    "levels",
     "model_reward",
     "models",
     "program",

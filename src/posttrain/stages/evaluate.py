@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.data import Sample
+from posttrain.data import Sample, Sequence
 from posttrain.data.rendering import render_batch
 from posttrain.data.scores import ENTROPY, REVERSE_KL
 from posttrain.data.turns import Refusal
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer, log_likelihood, summarise
-from posttrain.policy import Policy, Reference
+from posttrain.evaluation.stopping import passed_over
+from posttrain.policy import Policy, Reference, load_tokenizer
 from posttrain.policy.scoring import scored
 from posttrain.recipe import Evaluate
 from posttrain.stages.asking import ask, asked_as, can_be_scored, plan_questions, questions, sampling_of
@@ -31,14 +32,17 @@ def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
     """Check models and data; render every prompt and see that an answer fits behind it."""
     if stage.reference is not None:
         check_one_vocabulary(context, stage.model, stage.reference)
+    if stage.passed_over is not None:
+        _stop_token(load_tokenizer(context.origin(stage.model).path), stage.passed_over)
     samples = None if context.pending(context.data(stage.data)) else questions(context, stage.data)
     if samples is None or can_be_scored(context, stage.data, samples):
         return Plan(*plan_questions(context, stage, samples))
     _check_responses(stage, samples)
     plan_questions(context, stage.model_copy(update={"max_new_tokens": 1}), samples)
     notes = [f"data '{stage.data}': {UNSCORED}"]
-    if stage.reference is not None:
-        notes.append("'reference' is compared along drawn answers: of these data it is not measured")
+    unmeasured = {"reference": stage.reference, "passed_over": stage.passed_over}
+    given = [f"'{key}'" for key, value in unmeasured.items() if value is not None]
+    notes += [f"{key} is measured along drawn answers: of these data it is not measured" for key in given]
     return Plan({"samples": len(samples)}, tuple(notes))
 
 
@@ -94,7 +98,9 @@ def _answered(
     metrics = dict(result.metrics)
     if policy is not None:
         metrics |= _likelihood(context, policy, samples, stage)
-        metrics |= _drift(context, policy, samples, answers, stage)
+        sequences = _sequences(policy, samples, answers, stage)
+        metrics |= _drift(context, policy, sequences, stage)
+        metrics |= _passed_over(context, policy, sequences, stage)
     return {
         "metrics": metrics,
         "problems": {problem.sample_id: problem.right / problem.draws for problem in result.problems},
@@ -121,20 +127,51 @@ def _likelihood(context: Context, policy: Policy, samples: list[Sample], stage: 
     return {"log_likelihood": found.per_token, "perplexity": found.perplexity}
 
 
-def _drift(
-    context: Context, policy: Policy, samples: list[Sample], answers: list[Answer], stage: Evaluate
-) -> dict[str, float]:
-    """`kl`: KL(model ‖ reference) a token, over the whole vocabulary, along the model's own answers (nats); `entropy`:
-    that of the model there. Nothing where no reference is named."""
-    if stage.reference is None:
-        return {}
+def _sequences(policy: Policy, samples: list[Sample], answers: list[Answer], stage: Evaluate) -> list[Sequence]:
+    """The answers behind their prompts, their tokens as targets; none where nothing is measured along them."""
+    if stage.reference is None and stage.passed_over is None:
+        return []
     rendering = asked_as(stage, policy.context_length)
     prompts = prompts_of(samples, policy.tokenizer, rendering, stage.max_new_tokens, stage.forced)
-    sequences = [
+    return [
         behind_prompt(prompts[answer.sample_id], answer.token_ids, answer.sample_id)
         for answer in answers
         if answer.token_ids
     ]
+
+
+def _drift(context: Context, policy: Policy, sequences: list[Sequence], stage: Evaluate) -> dict[str, float]:
+    """`kl`: KL(model ‖ reference) a token, over the whole vocabulary, along the model's own answers (nats); `entropy`:
+    that of the model there. Nothing where no reference is named."""
+    if stage.reference is None:
+        return {}
     policy.reference = Reference.of(load_policy(context, stage.reference))
     found = mean_scores(policy, sequences, (REVERSE_KL, ENTROPY), context.evaluation_tokens)
     return {"kl": found["reverse_kl"], "entropy": found["entropy"]}
+
+
+def _passed_over(context: Context, policy: Policy, sequences: list[Sequence], stage: Evaluate) -> dict[str, float]:
+    """`passed_over`: share of the positions of thinking at which the token that ends it was among the five likeliest,
+    and another was drawn; `passed_over_at_line_ends`: of those where that other one ended a line."""
+    if stage.passed_over is None:
+        return {}
+    stop = _stop_token(policy.tokenizer, stage.passed_over)
+    found = passed_over(
+        policy, sequences, stop, line_ends=_line_ends(policy.tokenizer), token_budget=context.evaluation_tokens
+    )
+    shares = {"passed_over": found.share, "passed_over_at_line_ends": found.share_at_line_ends}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
+def _stop_token(tokenizer: Any, text: str) -> int:
+    """Raises `UserError` where the tokenizer cuts `text` into several tokens."""
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    if len(tokens) != 1:
+        raise UserError(f"passed_over: '{text}' is {len(tokens)} tokens of this model; name the one that ends thinking")
+    return int(tokens[0])
+
+
+def _line_ends(tokenizer: Any) -> list[int]:
+    """Tokens whose text holds a line break."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return [token for token, text in enumerate(texts) if "\n" in text]

@@ -17,6 +17,9 @@ Chain = tuple[int, tuple[tuple[str, int], ...]]
 TERMS: dict[Difficulty, tuple[int, int]] = {"in": (2, 4), "harder": (5, 7)}
 LIMIT: dict[Difficulty, int] = {"in": 99, "harder": 999}
 
+CHECK_AGAIN, MOST_CHECKS = 2 / 3, 6
+"""Of the style "rechecked": the chance of one more check, and how many there are at most."""
+
 _STEP = re.compile(r"(-?\d+)([+*-])(-?\d+)=(-?\d+)")
 
 
@@ -26,11 +29,12 @@ class Chains(GeneratedTask[Chain]):
 
     Parentheses stand where a product takes a sum: the usual order of operations and left to right are the same.
     `terms` (fewest and most numbers) and `limit` make problems of other sizes, whatever the difficulty.
-    Styles: "steps" (one operation on each line), "direct" (the answer alone), "terse" (the results alone), "prose".
+    Styles: "steps" (one operation on each line), "direct" (the answer alone), "terse" (the results alone), "prose",
+    "rechecked" (the steps, and a random number of times "again" and the same steps: nothing says when to stop).
     """
 
     name = "chains"
-    styles = ("steps", "direct", "terse", "prose")
+    styles = ("steps", "direct", "terse", "prose", "rechecked")
 
     def __init__(self, *, terms: tuple[int, int] | None = None, limit: int | None = None, part: Part = "any") -> None:
         super().__init__(part=part)
@@ -70,7 +74,17 @@ class Chains(GeneratedTask[Chain]):
             return worked(" ".join(step.partition("=")[2] for step in steps), answer)
         if style == "prose":
             return worked("First " + ", then ".join(steps) + ".", answer)
+        if style == "rechecked":
+            return worked("\nagain\n".join(["\n".join(steps)] * (1 + self._checks(problem))), answer)
         return worked("\n".join(steps), answer)
+
+    def _checks(self, problem: Chain) -> int:
+        """How often a problem is worked again: one more time with a chance of 2 in 3, whatever came before."""
+        rng = Random(f"checks {self.prompt(problem)}")
+        count = 0
+        while count < MOST_CHECKS and rng.random() < CHECK_AGAIN:
+            count += 1
+        return count
 
     def answer(self, problem: Chain) -> str:
         """The last result."""
@@ -80,8 +94,8 @@ class Chains(GeneratedTask[Chain]):
         """Score the answer as a number; part `faithful`: 1 if its steps, replayed, lead to it (then it is right).
 
         Every step has to take up the result before it and the question's next number, and to be calculated rightly, and
-        the last result has to be the answer. No steps, or results alone, lead to nothing: 0. (Sheet 13 puts this in the
-        place of the judge of arXiv 2604.18574.)
+        the last result has to be the answer; all of it may come several times. No steps, or results alone, lead to
+        nothing: 0. (Sheet 13 puts this in the place of the judge of arXiv 2604.18574.)
         """
         score = super().verify(sample, answer)
         faithful = _leads_to(sample.prompt_text, answer, score.info.get("extracted"))
@@ -112,9 +126,13 @@ def _leads_to(question: str, text: str, answer: str | None) -> bool:
     thought = text.rpartition("</think>")[0].rpartition("<think>")[2]
     steps = _STEP.findall(thought)
     result, *numbers = [int(number) for number in re.findall(r"\d+", question)] or [0]
-    if len(steps) != len(numbers) or re.search(r"[\d=]", _STEP.sub("", thought)):
+    if not numbers or len(steps) % len(numbers) or re.search(r"[\d=]", _STEP.sub("", thought)):
         return False
-    for (left, operator, right, found), number in zip(steps, numbers, strict=True):
+    first = result
+    for place, (left, operator, right, found) in enumerate(steps):
+        if place % len(numbers) == 0:
+            result = first
+        number = numbers[place % len(numbers)]
         a, b = int(left), int(right)
         worked_on = (a, b) == (result, number) or (operator != "-" and (b, a) == (result, number))
         result = _apply(a, operator, b)

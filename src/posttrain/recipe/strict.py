@@ -1,0 +1,19 @@
+"""What all models of user-written YAML have in common."""
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def refuse_unread(given: BaseModel, keys: Iterable[str], where: str) -> None:
+    """Raises `ValueError` for a key that is not as it is by default, though nothing reads it here."""
+    fields = type(given).model_fields
+    for key in keys:
+        if getattr(given, key) != fields[key].get_default(call_default_factory=True):
+            raise ValueError(f"'{key}' has no effect {where}: leave it out")
