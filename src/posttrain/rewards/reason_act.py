@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from posttrain.rewards.reward import Attempt, reward
+from posttrain.rewards.attempt import Attempt
+from posttrain.rewards.reward import reward
 from posttrain.rewards.score import Score
 from posttrain.rewards.tool_calls import (
     CLOSE,

@@ -1,8 +1,10 @@
 """Problems, demonstrations, verifiers."""
 
 from posttrain.tasks import (
+    assistant,
     chains,
     countdown,
+    digits,
     facts,
     files,
     general_points,
@@ -18,8 +20,10 @@ from posttrain.tasks.task import Difficulty, Task, tasks
 __all__ = [
     "Difficulty",
     "Task",
+    "assistant",
     "chains",
     "countdown",
+    "digits",
     "facts",
     "files",
     "general_points",
