@@ -104,6 +104,13 @@ def test_the_questions_of_a_pass_all_come_and_then_in_another_order() -> None:
     assert first != second
 
 
+def test_a_question_that_comes_twice_in_a_round_is_two_groups() -> None:
+    sequences = source(replace(SETTINGS, prompts=12)).next(step())
+    groups = {s.group: [other for other in sequences if other.group == s.group] for s in sequences}
+    assert [len(group) for group in groups.values()] == [3] * 12
+    assert len({s.sample_id for s in sequences}) == 9
+
+
 def test_any_number_of_ranks_draws_the_same() -> None:
     alone = source().next(step())
     shares = [source(rank=rank, ranks=2).next(step()) for rank in range(2)]

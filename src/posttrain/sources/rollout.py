@@ -29,13 +29,15 @@ class Question:
 class Rollout:
     """One scored answer.
 
-    `draw`: its number among the answers to its question. `baseline`: the reward of the greedy answer, where one was
-    drawn. `side`: 1 the chosen, 0 the rejected one of a pair. `advantage`: the mean of its tokens'.
+    `draw`: its number among the answers to its question, which was asked at `place` of the run. `baseline`: the reward
+    of the greedy answer, where one was drawn. `side`: 1 the chosen, 0 the rejected one of a pair. `advantage`: the mean
+    of its tokens'.
     """
 
     attempt: Attempt
     score: Score
     draw: int
+    place: int = 0
     baseline: float = 0.0
     side: float | None = None
     advantage: float = 0.0
@@ -115,8 +117,8 @@ def chosen(group: Group, choose: Choice) -> Group:
     return [] if is_dead(group) else [replace(best, side=1.0), replace(worst, side=0.0)]
 
 
-def as_sequence(rollout: Rollout, settings: RolloutSettings, step: int) -> Sequence:
-    """The answer as tokens: its targets are what the policy drew, its group the question in this step."""
+def as_sequence(rollout: Rollout, settings: RolloutSettings) -> Sequence:
+    """The answer as tokens: its targets are what the policy drew, its group the question at its place in the run."""
     attempt = rollout.attempt
     whole = attempt.sequence
     masked = settings.truncated == "mask" and attempt.finish_reason == "length"
@@ -129,7 +131,7 @@ def as_sequence(rollout: Rollout, settings: RolloutSettings, step: int) -> Seque
     return replace(
         whole,
         target=whole.target & (not masked),
-        group=f"{attempt.sample.prompt_id}/{step}",
+        group=f"{attempt.sample.prompt_id}/{rollout.place}",
         columns={"sampled_logprob": logprobs},
         scalars=scalars,
     )

@@ -153,8 +153,12 @@ class Rollouts:
         self._asked += count
         own = places[self.rank :: self.ranks]
         asked = [self.questions[self._order[place]] for place in own]
-        prompts = [Prompt(q.tokens, _key(q.sample, place)) for q, place in zip(asked, own, strict=True)]
-        groups = self._scored(asked, prompts, self.settings.n, replace(self.settings.sampling, seed=step.seed), step)
+        prompts = [Prompt(q.tokens, stream_key(q.sample, place)) for q, place in zip(asked, own, strict=True)]
+        sampling = replace(self.settings.sampling, seed=step.seed)
+        groups = [
+            [replace(rollout, place=place) for rollout in group]
+            for group, place in zip(self._scored(asked, prompts, self.settings.n, sampling, step), own, strict=True)
+        ]
         if not self.settings.greedy:
             return groups
         greedy = Sampling(
@@ -253,8 +257,8 @@ def _beside(group: Group, greedy: Score) -> Group:
     return [replace(rollout, score=replace(rollout.score, error=error)) for rollout in group]
 
 
-def _key(sample: Sample, place: int) -> int:
-    """Names the random stream of a question: the same on any rank; another when it is asked twice in a round."""
+def stream_key(sample: Sample, place: int) -> int:
+    """Names the random stream of the question at a place of the run: the same on any rank, another at each visit."""
     return int.from_bytes(hashlib.blake2b(f"{sample.prompt_id}/{place}".encode(), digest_size=4).digest()) >> 1
 
 

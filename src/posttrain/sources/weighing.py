@@ -44,7 +44,7 @@ def weighed(
     kl_weight: KLWeight,
 ) -> list[Sequence]:
     """The answers as sequences, with all columns that the losses read of them. Every rank must call it."""
-    sequences = [as_sequence(rollout, settings, step.index) for rollout in rollouts]
+    sequences = [as_sequence(rollout, settings) for rollout in rollouts]
     if settings.off_policy or settings.kl_in_reward or settings.values:
         with step.lap("time/score"):
             sequences = _scored(sequences, step, settings)

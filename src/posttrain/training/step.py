@@ -148,6 +148,11 @@ def _with_whole_references(objective: Objective, sequences: List[Sequence], rank
     ]
 
 
+def step_seed(seed: int, index: int) -> int:
+    """The seed of a step's own draws, of a run with `seed`."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(2))
+
+
 def begin(
     index: int,
     total: int,
@@ -162,8 +167,15 @@ def begin(
     watch: Stopwatch | None = None,
 ) -> Step:
     """The step `index` of `total` in a run with `seed`, with all that may be asked while it is prepared."""
-    drawn = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(2))
-    step = Step(index, total, epoch, drawn, policy, gather=ranks.gather, memory=memory if memory is not None else {})
+    step = Step(
+        index,
+        total,
+        epoch,
+        step_seed(seed, index),
+        policy,
+        gather=ranks.gather,
+        memory=memory if memory is not None else {},
+    )
 
     def score(sequences: List[Sequence], needs: tuple[Need, ...]) -> list[TokenScores]:
         return score_sequences(policy, token_budget, ranks, sequences, needs, step)
