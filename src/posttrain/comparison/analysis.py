@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from posttrain.comparison.measures import COSTS, SHOWN, measure
+from posttrain.comparison.measures import CONTINUAL, COSTS, SHOWN, measure
 from posttrain.comparison.result import ArmResult, ArmRun, Contrast, Estimate, Family, Measure
 from posttrain.evaluation.statistics import (
     Difference,
@@ -30,7 +30,7 @@ def measures_of(arms: Sequence[ArmResult], wanted: Iterable[str] = ()) -> list[M
     trained = dict.fromkeys(stage for arm in arms for run in arm.runs for stage in run.curves)
     evaluated = dict.fromkeys(stage for arm in arms for run in arm.runs for stage in run.shares)
     drawn = sorted({name.partition(".")[2] for name in found if "pass@" in name and not name.endswith("pass@1")})
-    names = [f"{stage}.{metric}" for stage in evaluated for metric in (SHOWN[0], *drawn, *SHOWN[1:])]
+    names = [f"{stage}.{metric}" for stage in evaluated for metric in (SHOWN[0], *drawn, *SHOWN[1:], *CONTINUAL)]
     names += [f"{stage}.{metric}" for stage in trained for metric in COSTS]
     kept = dict.fromkeys(name for name in (*names, *wanted) if name in found)
     return [measure(*name.split(".", 1)) for name in kept]
@@ -86,13 +86,18 @@ def value(arm: ArmResult, each: Measure) -> Interval | None:
         table, _ = _tables([(run, run) for run in runs], each.stage)
         if not table[0]:
             return None
-        return _of_shares(hierarchical_bootstrap(table, rng, level=LEVEL), len(table[0]), 0.0)
+        least = 0.0 if each.metric == "accuracy" else -1.0  # forgetting is a change
+        return _of_shares(hierarchical_bootstrap(table, rng, level=LEVEL), len(table[0]), least)
     return hierarchical_bootstrap([[run.values[each.name]] for run in runs], rng, level=LEVEL)
 
 
 def sentences(found: Sequence[Contrast], measures: Sequence[Measure]) -> list[str]:
     """What a reader wants to know first: quality and drift of each arm against the first, then its time."""
-    told = [each.name for each in measures if each.metric in ("accuracy", "kl", "seconds") or "@" in each.metric]
+    told = [
+        each.name
+        for each in measures
+        if each.metric in ("accuracy", "forgetting", "kl", "seconds") or "@" in each.metric
+    ]
     return [each.sentence for each in found if each.family == "first" and each.metric in told]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.comparison.spec import BASE, Comparison
 from posttrain.errors import UserError, nearest
-from posttrain.recipe import Evaluate, Recipe, read_recipe
+from posttrain.recipe import Continual, Evaluate, Recipe, evaluations_read, read_recipe
 from posttrain.stages.context import leaves
 
 PILOT_STEPS = 8
@@ -50,7 +50,13 @@ def arm_recipe(comparison: Comparison, name: str, more: Mapping[str, Any] | None
         recipe = read_recipe(str(arm.recipe or comparison.recipe), [f"{k}={json.dumps(v)}" for k, v in changes.items()])
     except UserError as error:
         raise UserError(f"arm '{name}': {error}") from None
-    before = [key for key, stage in recipe.stages.items() if isinstance(stage, Evaluate) and stage.model == BASE]
+    read = {other for name, stage in recipe.stages.items() if isinstance(stage, Continual)
+            for other in evaluations_read(recipe, name).values()}  # fmt: skip
+    before = [
+        key
+        for key, stage in recipe.stages.items()
+        if isinstance(stage, Evaluate) and stage.model == BASE and key not in read
+    ]
     if not trained_stages(recipe):
         raise UserError(f"arm '{name}': its recipe '{recipe.name}' trains nothing, so there is nothing to compare")
     return without(recipe, before)
@@ -105,7 +111,7 @@ def _read(recipe: Recipe, data: str) -> set[str | None]:
 
 def pilot_recipe(recipe: Recipe) -> Recipe:
     """A few steps of each train stage, and nothing that comes behind them."""
-    asked = [name for name, stage in recipe.stages.items() if isinstance(stage, Evaluate)]
+    asked = [name for name, stage in recipe.stages.items() if isinstance(stage, Evaluate | Continual)]
     return with_steps(without(recipe, asked), dict.fromkeys(trained_stages(recipe), PILOT_STEPS))
 
 
@@ -134,7 +140,7 @@ def tuning_recipe(recipe: Recipe, tune_on: str, arm: str) -> Recipe:
             f"arm '{arm}': tune_on '{tune_on}' is measured on data '{stage.data}', which '{reported[0]}' reports: what "
             "was chosen on the test data looks better than it is; tune on validation data of its own"
         )
-    left = {key: stage for key, stage in recipe.stages.items() if key not in asked}
+    left = {key: stage for key, stage in recipe.stages.items() if key not in asked and not isinstance(stage, Continual)}
     return recipe.model_copy(update={"stages": {**left, name: stage}})
 
 

@@ -5,11 +5,18 @@ from posttrain.comparison.result import Measure
 SHOWN = ("accuracy", "log_likelihood", "kl", "entropy", "mean_length")
 """Of an evaluation, in this order; a pass@k of more than one draw comes behind accuracy."""
 
+CONTINUAL = ("forgetting", "average_accuracy", "learned_accuracy", "general_change")
+"""Of a continual stage, in this order."""
+
 COSTS = ("seconds", "trained_tokens", "input_tokens", "loss")
 """Of a train stage, in this order."""
 
 _LABELS = {
     "accuracy": "accuracy",
+    "average_accuracy": "accuracy on all tasks at the end",
+    "learned_accuracy": "accuracy on each task behind its own stage",
+    "forgetting": "change since a task's own stage (below 0: forgotten)",
+    "forgetting_from_best": "change since a task's best (below 0: forgotten)",
     "log_likelihood": "log-likelihood of demonstrations a token",
     "kl": "KL to the start a token",
     "entropy": "entropy a token",
@@ -26,6 +33,11 @@ _LABELS = {
 }
 _UNITS = {
     "accuracy": "points",
+    "average_accuracy": "points",
+    "learned_accuracy": "points",
+    "forgetting": "points",
+    "forgetting_from_best": "points",
+    "general_change": "points",
     "format_validity": "points",
     "truncated": "points",
     "faithful": "points",
@@ -41,6 +53,11 @@ _UNITS = {
 }
 _LARGER_IS_BETTER = {
     "accuracy": True,
+    "average_accuracy": True,
+    "learned_accuracy": True,
+    "forgetting": True,  # a change: less than 0 is forgotten
+    "forgetting_from_best": True,
+    "general_change": True,
     "log_likelihood": True,
     "format_validity": True,
     "truncated": False,
@@ -63,5 +80,5 @@ def measure(stage: str, metric: str) -> Measure:
         label=label,
         unit="points" if drawn else _UNITS.get(name, ""),
         larger_is_better=True if drawn else _LARGER_IS_BETTER.get(name),
-        has_problems=metric == "accuracy",
+        has_problems=metric in ("accuracy", "forgetting"),
     )

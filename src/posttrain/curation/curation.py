@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -20,6 +20,23 @@ curations: Registry[Callable[..., list[Sample]]] = Registry("curation")
 third parameter `models` is given the models that the stage names."""
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How answers are drawn: `n` to each question."""
+
+    n: int
+    temperature: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that a model has drawn. `right`: by the verifier, in full; None where it could not be scored."""
+
+    text: str
+    right: bool | None
+
+
 class LanguageModel(Protocol):
     """What a curation may ask of a model."""
 
@@ -28,6 +45,10 @@ class LanguageModel(Protocol):
 
         `ends`: those that end a turn too. None for a sample that the model cannot read: without a response, too long.
         """
+        ...
+
+    def draw(self, samples: list[Sample], drawing: Drawing) -> list[list[Reply]]:
+        """For each sample the model's own answers to its question."""
         ...
 
 

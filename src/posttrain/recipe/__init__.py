@@ -1,8 +1,10 @@
 """The declarative recipe: its fields, and how it is read, checked and overridden."""
 
+from posttrain.recipe.continual import evaluations_read, start_of
 from posttrain.recipe.decoding import Decoding, Thinking
 from posttrain.recipe.fields import (
     Asked,
+    Continual,
     Curate,
     Data,
     Evaluate,
@@ -20,6 +22,7 @@ from posttrain.recipe.reading import changed_fields, check_recipe, read_recipe, 
 
 __all__ = [
     "Asked",
+    "Continual",
     "Curate",
     "Data",
     "Decoding",
@@ -36,7 +39,9 @@ __all__ = [
     "Watch",
     "changed_fields",
     "check_recipe",
+    "evaluations_read",
     "read_recipe",
     "shipped_recipes",
+    "start_of",
     "to_yaml",
 ]

@@ -318,6 +318,10 @@ class Curate(Rendered):
     data: str = Field("train", description="name of a data set")
     models: list[str] = Field([], description="models that the functions ask: stages, names in models, or 'base'")
     steps: list[Piece] = Field(description="curation functions, applied in order")
+    when_empty: Literal["stop", "skip"] = Field(
+        "stop",
+        description="nothing is left: stop the run, or skip the stages that train on it, their weights unchanged",
+    )
 
 
 class Merge(Strict):
@@ -328,13 +332,26 @@ class Merge(Strict):
     weights: list[float] | None = Field(None, description="default: equal; divided by their sum")
 
 
-Stage = Annotated[Train | Evaluate | Generate | Curate | Merge, Field(discriminator="kind")]
+class Continual(Strict):
+    """What a sequence of stages has kept of the tasks that it learned, from the evaluations before this stage."""
+
+    kind: Literal["continual"] = "continual"
+    tasks: dict[str, str] = Field(
+        min_length=1, description="data set that a task is evaluated on: the stage that learns the task, in their order"
+    )
+    general: list[str] = Field(
+        [], description="data sets of other abilities: the accuracy at the end is compared with that at the start"
+    )
+
+
+Stage = Annotated[Train | Evaluate | Generate | Curate | Merge | Continual, Field(discriminator="kind")]
 STAGE_KINDS: dict[str, type[Strict]] = {
     "train": Train,
     "evaluate": Evaluate,
     "generate": Generate,
     "curate": Curate,
     "merge": Merge,
+    "continual": Continual,
 }
 
 

@@ -5,7 +5,7 @@ import re
 from datetime import datetime
 from typing import Any, TypeGuard
 
-_SHARE = re.compile(r"^accuracy|@\d+($|/)|^valid$|^truncated$|validity|_share$|_rate$|^faithful")
+_SHARE = re.compile(r"^(average_|learned_)?accuracy|@\d+($|/)|^valid$|^truncated$|validity|_share$|_rate$|^faithful")
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

@@ -14,7 +14,7 @@ from posttrain.reporting.formats import duration, is_number, points
 from posttrain.reporting.pages import render, write
 from posttrain.reporting.plots import Series, curve, series
 from posttrain.reporting.reading import Row, Run, read_run
-from posttrain.reporting.results import MAIN, columns, evaluations
+from posttrain.reporting.results import MAIN, columns, evaluations, task_sequences
 from posttrain.reporting.timing import part_names, timings
 
 TITLES = {
@@ -92,6 +92,7 @@ def _content(run: Run) -> Row:
         "stages": {name: _stage(stage) for name, stage in run.stages.items()},
         "evaluations": lines,
         "tables": list(tables.items()),
+        "sequences": task_sequences(run),
         "levels": ", ".join(f"{100 * level:g}\u202f%" for level in sorted(levels)),
         "metric_columns": {name: MAIN.get(name, name.replace("_", " ").capitalize()) for name in main},
         "other_metrics": others,
@@ -104,8 +105,16 @@ def _content(run: Run) -> Row:
         "changed": {key: [_yaml(value) for value in pair] for key, pair in _pairs(manifest.get("changed")).items()},
         "recipe": _block(manifest.get("recipe")),
         "environment": _environment(run),
-        "notes": list(dict.fromkeys(run.notes)),
+        "notes": list(dict.fromkeys([*_said(run), *run.notes])),
     }
+
+
+def _said(run: Run) -> list[str]:
+    """What stages say of themselves that nobody should overlook."""
+    summaries = {name: stage.get("summary") for name, stage in run.stages.items()}
+    return [
+        f"{name} {each['note']}." for name, each in summaries.items() if isinstance(each, dict) and each.get("note")
+    ]
 
 
 def _environment(run: Run) -> Row:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.evaluation.statistics import Difference, paired_difference
-from posttrain.reporting.formats import duration, is_number, measure, number, points
+from posttrain.reporting.formats import duration, is_number, is_share, measure, number, percent, points
 from posttrain.reporting.reading import Row, Run
 
 MAIN = {"mean_length": "Length", "truncated": "Cut off", "format_validity": "Valid form"}
@@ -73,12 +73,40 @@ def evaluations(run: Run) -> dict[str, list[Evaluated]]:
     """Data -> a line for each evaluate stage on it that has begun, in the order of the stages."""
     begun = [name for name, stage in run.stages.items() if stage.get("status") != "waiting" or name in run.results]
     names = [name for name in begun if run.stages[name].get("kind") == "evaluate"]
-    names += [name for name in run.results if name not in names]
+    names += [name for name, result in run.results.items() if name not in names and "matrix" not in result]
     tables: dict[str, list[Evaluated]] = {}
     for index, name in enumerate(names):
         line = _evaluated(run, name, names[:index])
         tables.setdefault(line.data, []).append(line)
     return tables
+
+
+@dataclass(frozen=True)
+class TaskSequence:
+    """A continual stage's matrix as text: `rows` are the stages, each with its accuracies on the `tasks` so far."""
+
+    stage: str
+    tasks: list[str]
+    rows: list[tuple[str, list[str]]]
+    metrics: dict[str, str]
+
+
+def task_sequences(run: Run) -> list[TaskSequence]:
+    """What continual stages have found."""
+    return [_sequence(name, result) for name, result in run.results.items() if "matrix" in result]
+
+
+def _sequence(name: str, result: Row) -> TaskSequence:
+    width = len(result["tasks"])
+    rows = [
+        (stage, [percent(value) for value in row] + [""] * (width - len(row)))
+        for stage, row in zip(result["stages"], result["matrix"], strict=True)
+    ]
+    metrics = {
+        key.replace("_", " "): percent(value) if is_share(key) else f"{points(value)} points"
+        for key, value in result["metrics"].items()
+    }
+    return TaskSequence(name, result["tasks"], rows, metrics)
 
 
 def columns(lines: list[Evaluated]) -> tuple[list[str], list[str]]:

@@ -62,8 +62,9 @@ def summary(folder: Path, stages: Iterable[str]) -> list[Line]:
     lines: list[Line] = []
     for stage in stages:
         path = folder / "results" / f"{stage}.json"
-        if path.is_file():
-            lines.append(_line(json.loads(path.read_text(encoding="utf-8")), lines))
+        row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if "result" in row:  # a continual stage's has none of its own
+            lines.append(_line(row, lines))
     return lines
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from posttrain.stages.context import Context
+from posttrain.stages.continual import plan_continual, run_continual
 from posttrain.stages.curate import plan_curate, run_curate
 from posttrain.stages.evaluate import plan_evaluate, run_evaluate
 from posttrain.stages.generate import plan_generate, run_generate
@@ -17,6 +18,7 @@ PLAN: dict[str, Callable[[Context, str, Any], Plan]] = {
     "generate": plan_generate,
     "curate": plan_curate,
     "merge": plan_merge,
+    "continual": plan_continual,
 }
 RUN: dict[str, Callable[[Context, str, Any], dict[str, Any]]] = {
     "train": run_train,
@@ -24,6 +26,7 @@ RUN: dict[str, Callable[[Context, str, Any], dict[str, Any]]] = {
     "generate": run_generate,
     "curate": run_curate,
     "merge": run_merge,
+    "continual": run_continual,
 }
 
 __all__ = ["PLAN", "RUN", "Context", "Plan"]

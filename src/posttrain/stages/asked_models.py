@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from posttrain.curation import Drawing, Reply
 from posttrain.data import Sample
 from posttrain.data.encoding import encode
-from posttrain.data.rendering import turn_end_tokens
+from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.policy import load_tokenizer
 from posttrain.recipe import Curate
 from posttrain.stages.context import Context
+from posttrain.stages.drawn_answers import check_answers, drawn_answers
 from posttrain.stages.encoded import rendering_of
 from posttrain.stages.models import load_policy
 from posttrain.stages.reference_scores import stored_logprobs
@@ -25,12 +27,13 @@ class AskedModel:
     context: Context
     stage: Curate
     name: str
+    stage_name: str
 
     def logprobs(self, samples: list[Sample], *, ends: bool = True) -> list[npt.NDArray[np.float32] | None]:
         """For each sample `[T]`; see `LanguageModel`. Raises `UserError` where more are unreadable than data allow."""
         context = self.context
         tokenizer = load_tokenizer(context.model(self.name).path)
-        rendering = rendering_of(self.stage, Shape.of(context.origin(self.name)).model)
+        rendering = self._rendering()
         dataset = encode(
             [replace(sample, scalars={}) for sample in samples],  # they name stored tokens, and do not change them
             tokenizer,
@@ -49,3 +52,25 @@ class AskedModel:
             logprobs, sequence = values[bounds[row] : bounds[row + 1]], dataset[row]
             found[sequence.sample_id] = logprobs[~np.isin(sequence.tokens[sequence.target], ending)]
         return [found.get(sample.id) for sample in samples]
+
+    def draw(self, samples: list[Sample], drawing: Drawing) -> list[list[Reply]]:
+        """For each sample the model's own answers to its question; see `LanguageModel`."""
+        check_answers(self.context, self.stage.data, samples)
+        asked = list({sample.id: sample for sample in samples}.values())
+        replies: dict[str, list[Reply]] = {sample.id: [] for sample in asked}
+        answers = drawn_answers(
+            self.context,
+            self.stage_name,
+            self.name,
+            lambda: load_policy(self.context, self.name),
+            self._rendering(),
+            asked,
+            drawing,
+        )
+        for answer in answers:
+            right = answer.value >= 1 if answer.value is not None else None
+            replies[answer.sample_id].append(Reply(answer.text, right))
+        return [replies[sample.id] for sample in samples]
+
+    def _rendering(self) -> Rendering:
+        return rendering_of(self.stage, Shape.of(self.context.origin(self.name)).model)

@@ -112,7 +112,7 @@ def ask(
     verb = "evaluating" if stage.kind == "evaluate" else "generating"
     expected = len(samples) * stage.n * stage.max_new_tokens
     with context.terminal.bar(f"{verb} {name}", expected, "tokens at most") as bar:
-        progress = _counting(context, bar)
+        progress = counting(context, bar)
         if policy is not None:
             rendering = asked_as(stage, policy.context_length)
             return draw(
@@ -147,11 +147,13 @@ def draw(
     *,
     step: int | None = None,
     forced: str = "",
+    first: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> list[Answer]:
     """Draw `decoding.n` answers to every sample with the policy as it is, and score them where `verify` is given.
 
-    `record` gets every answer that is finished, also when something ends the drawing early.
+    `record` gets every answer that is finished, also when something ends the drawing early. `first`: the number of the
+    first sample, by which random streams are named: part by part the answers are those of one call for all.
     """
     tokenizer = policy.tokenizer
     with policy.computing():
@@ -165,6 +167,7 @@ def draw(
             record,
             step=step,
             forced=forced,
+            first=first,
         )
 
 
@@ -185,8 +188,9 @@ def _drawn(
     *,
     step: int | None = None,
     forced: str = "",
+    first: int = 0,
 ) -> list[Answer]:
-    asked = [Prompt(prompts[sample.id]) for sample in samples]
+    asked = [Prompt(prompts[sample.id], first + place) for place, sample in enumerate(samples)]
     finished: list[Completion] = []
     completions: list[Completion] | None = None
     try:
@@ -199,7 +203,7 @@ def _drawn(
     return answers
 
 
-def _counting(context: Context, bar: Bar) -> Callable[[int], None]:
+def counting(context: Context, bar: Bar) -> Callable[[int], None]:
     """Progress of an engine on `bar`; stops it when the user asks to: answers that are not all there are drawn anew."""
 
     def progress(tokens: int) -> None:

@@ -14,7 +14,7 @@ from posttrain.data.readers import fingerprint as file_fingerprint
 from posttrain.data.readers import read_samples
 from posttrain.errors import UserError, nearest
 from posttrain.policy import model_path
-from posttrain.recipe import Data, Model, Recipe, Stage, Train
+from posttrain.recipe import Continual, Data, Model, Recipe, Stage, Train, evaluations_read
 from posttrain.registry import import_pieces
 from posttrain.rewards import Score, reward_models
 from posttrain.tasks import Task, tasks
@@ -122,7 +122,10 @@ class Context:
             task = self._task(data.task)
             return task.samples(data.count or 1, data.seed, difficulty=data.difficulty, style=data.style)
         if data.stage is not None:
-            return read_samples(self._written(data.stage), shape="sample", limit=data.count)
+            path = self._written(data.stage)
+            if not Path(path).stat().st_size:
+                return ()  # a curate stage with `when_empty: skip` has kept nothing
+            return read_samples(path, shape="sample", limit=data.count)
         found = read_samples(
             str(data.path),
             shape=data.shape,
@@ -237,6 +240,8 @@ class Context:
         fields = stage.model_dump(exclude={"log_every", "checkpoint_every", "micro_batch_tokens", "sharding", "slots"})
         inputs: list[str] = [self._import_fingerprint(name) for name in self.recipe.imports]
         inputs += [self.model_fingerprint(model) for model in models_of(stage)]
+        if isinstance(stage, Continual):
+            inputs += [self.stage_fingerprint(other) for other in evaluations_read(self.recipe, name).values()]
         if hasattr(stage, "data"):
             inputs.append(self.data_fingerprint(self.data(stage.data)))
         if getattr(stage, "watch", None) is not None:

@@ -4,12 +4,15 @@ import json
 from typing import Any
 
 from posttrain.curation import curate, curations, takes_models
+from posttrain.data import Sample
 from posttrain.errors import UserError
 from posttrain.policy import load_tokenizer
 from posttrain.recipe import Curate
 from posttrain.stages.asked_models import AskedModel
+from posttrain.stages.asking import PLANNED_PROMPTS
 from posttrain.stages.context import Context
-from posttrain.stages.encoded import rendering_of
+from posttrain.stages.drawn_answers import check_answers
+from posttrain.stages.encoded import prompts_of, rendering_of
 from posttrain.stages.files import write_atomically
 from posttrain.stages.plan import Plan
 from posttrain.stages.shape import Shape
@@ -23,7 +26,21 @@ def plan_curate(context: Context, name: str, stage: Curate) -> Plan:
     data = context.data(stage.data)
     if context.pending(data):
         return Plan({"steps": steps})
-    return Plan({"samples": sum(1 for _ in context.samples(data)), "steps": steps})
+    samples = list(context.samples(data))
+    _check_questions(context, stage, samples)
+    return Plan({"samples": len(samples), "steps": steps})
+
+
+def _check_questions(context: Context, stage: Curate, samples: list[Sample]) -> None:
+    """Where answers will be drawn: they can be scored, and fit behind the questions."""
+    for kind, options in map(curations.options, stage.steps):
+        if not takes_models(kind) or "max_new_tokens" not in options:
+            continue
+        check_answers(context, stage.data, samples)
+        for model in stage.models:
+            origin = context.origin(model)
+            rendering = rendering_of(stage, Shape.of(origin).model)
+            prompts_of(samples[:PLANNED_PROMPTS], load_tokenizer(origin.path), rendering, options["max_new_tokens"])
 
 
 def _check_models(context: Context, stage: Curate, kinds: list[str]) -> None:
@@ -41,21 +58,28 @@ def _check_models(context: Context, stage: Curate, kinds: list[str]) -> None:
 
 
 def run_curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
-    """Apply the functions in order and write `data/<stage>.jsonl`. Raises `UserError` when nothing is left."""
+    """Apply the functions in order and write `data/<stage>.jsonl`.
+
+    Raises `UserError` when nothing is left, unless the stage says `when_empty: skip`.
+    """
     return context.ranks.on_main(lambda: _curate(context, name, stage))
 
 
 def _curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
     samples = list(context.samples(context.data(stage.data)))
-    models = {model: AskedModel(context, stage, model) for model in stage.models}
+    models = {model: AskedModel(context, stage, model, name) for model in stage.models}
+    context.journal.restart_stage()
     counts: dict[str, int] = {}
     for place, step in enumerate(stage.steps):
         kind = curations.options(step)[0]
         with context.terminal.waiting(f"curating {name}: {kind}"):
             samples = curate(step, samples, context.recipe.seed, models)
         counts[f"after_{place + 1}_{kind}"] = len(samples)
-    if not samples:
-        raise UserError(f"stage '{name}' left no sample; counts after each step: {counts}")
+    if not samples and stage.when_empty == "stop":
+        raise UserError(
+            f"stage '{name}' left no sample; counts after each step: {counts}. With when_empty: skip, the stages that "
+            "train on it are skipped"
+        )
     text = "".join(json.dumps(sample.to_json(), ensure_ascii=False) + "\n" for sample in samples)
     write_atomically(context, f"data/{name}.jsonl", text)
     return {"samples": len(samples), **counts}

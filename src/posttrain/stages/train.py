@@ -26,6 +26,7 @@ from posttrain.stages.rolling import RolloutSupply
 from posttrain.stages.round_trip import ROWS, check_saved
 from posttrain.stages.shape import Shape, check_one_vocabulary, moved_parameters
 from posttrain.stages.supply import DemonstrationSupply, Supply
+from posttrain.stages.untrained import emptied_by, leave_untrained
 from posttrain.stages.watching import HELD_OUT, Watcher, check_watch
 from posttrain.terminal import Bar
 from posttrain.training.checkpoints import CheckpointStore
@@ -110,7 +111,12 @@ def _cautions(stage: Train, model: Model, moved: int, objective: Objective) -> l
 
 
 def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
-    """Train, save, and compare what was saved with what was trained. Returns the stage's summary."""
+    """Train, save, and compare what was saved with what was trained. Returns the stage's summary.
+
+    Where a curate stage was allowed to leave nothing to train on, and did, the weights stay as they were.
+    """
+    if emptied := emptied_by(context, stage):
+        return leave_untrained(context, name, stage, emptied)
     sharded = _is_sharded(context, stage)
     # Cut block by block on their way to the GPUs, so that no one of them ever holds all the weights.
     policy = load_policy(context, stage.init_from, torch.device("cpu") if sharded else None)
