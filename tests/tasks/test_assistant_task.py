@@ -64,14 +64,21 @@ def test_a_score_says_what_was_right():
     words = next(s for s in TURNS if s.answer == "Which day?")
     right = task.verify(tool, f"<think>so be it</think>{tool.answer}")
     assert (right.value, right.info["reason"]) == (1, "found")
-    everything = {"format": 1, "kind": 1, "tool_turns": 1, "copy": 1, "precision": 1, "recall": 1}
+    everything = {
+        **dict.fromkeys(("format", "accuracy_kind", "accuracy_kind_tool", "accuracy_copy"), 1),
+        "precision": 1,
+        "recall": 1,
+    }
     assert right.parts == everything
     assert task.verify(tool, "Which day?").parts == {
         **{key: 0 for key in everything if key != "precision"},
         "format": 1,
     }
     over_calling = task.verify(words, tool.answer)
-    assert over_calling.parts == {"format": 1, "kind": 0, "answer_turns": 0, "copy": 0, "precision": 0}
+    assert over_calling.parts == {
+        **dict.fromkeys(("accuracy_kind", "accuracy_kind_answer", "accuracy_copy", "precision"), 0),
+        "format": 1,
+    }
     assert task.verify(words, "which day").value == 1
     malformed = task.verify(tool, "<tool_call>{")
     assert (malformed.value, malformed.parts["format"], malformed.info["reason"]) == (0, 0, "malformed")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.data import Sample
+from posttrain.data import Message, Sample
 from posttrain.errors import UserError
 from posttrain.evaluation.metrics import (
     answer_entropy,
@@ -22,6 +22,7 @@ from posttrain.evaluation.metrics import (
 from posttrain.evaluation.result import Answer, EvaluationResult, Problem
 from posttrain.evaluation.statistics import share_interval
 from posttrain.generation import Completion, Engine, Prompt, Sampling
+from posttrain.generation.dialogue import Dialogue
 from posttrain.rewards import Score
 
 Verify = Callable[[Sample, str], Score]
@@ -135,7 +136,8 @@ def answer_of(
 ) -> Answer:
     """A drawn answer, scored by `verify`; without it there is no value. Its text begins with what was `forced`.
 
-    An exception of `verify` becomes the answer's error, with its cause.
+    Of a dialogue the last turn is scored, the text shows all of them, and the model's own tokens are counted. An
+    exception of `verify` becomes the answer's error, with its cause.
     """
     text = forced + completion.text
     score = Score(0.0) if verify is None else _score(sample, text, verify)
@@ -144,18 +146,24 @@ def answer_of(
         task=sample.task,
         prompt=sample.prompt_text,
         expected=sample.answer,
-        text=text,
+        text=_transcript(completion.turns) if isinstance(completion, Dialogue) else text,
         value=None if verify is None or score.error is not None else float(score.value),
         parts=dict(score.parts),
         info=dict(score.info),
         error=score.error,
         finish_reason=completion.finish_reason,
-        tokens=len(completion.tokens),
+        tokens=len(completion.tokens) if completion.drawn is None else int(completion.drawn.sum()),
         logprob=float(completion.logprobs.sum(dtype=np.float64)),
         draw=completion.sample,
         step=step,
         token_ids=tuple(int(token) for token in completion.tokens),
     )
+
+
+def _transcript(turns: Sequence[Message]) -> str:
+    """The turns of a dialogue, those of others with their role."""
+    roles = {"assistant": ""}
+    return "\n".join(roles.get(turn["role"], f"[{turn['role']}] ") + str(turn["content"]) for turn in turns)
 
 
 def _score(sample: Sample, text: str, verify: Verify) -> Score:

@@ -6,7 +6,6 @@ from collections.abc import Sequence as List
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data import Message, Sample, assistant
@@ -31,7 +30,6 @@ class Dialogue(Completion):
     next one found no room; the dialogue then ends with it.
     """
 
-    drawn: npt.NDArray[np.bool_] | None = None
     turns: tuple[Message, ...] = ()
 
 

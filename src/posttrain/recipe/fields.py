@@ -290,6 +290,10 @@ class Evaluate(Asked):
         description="a token that ends thinking, such as '</think>': also measure how often it was among the five "
         "likeliest while another was drawn",
     )
+    turns: PositiveInt = Field(
+        1, description="the model's turns in a dialogue with the task's environment, of which the last is scored"
+    )
+    drop_thinking: bool = Field(False, description="later turns do not see an earlier one up to its '</think>'")
 
     @model_validator(mode="after")
     def _model_is_here(self) -> "Evaluate":
@@ -297,6 +301,20 @@ class Evaluate(Asked):
             raise ValueError("'reference' compares every token's distribution, which no server gives: leave one out")
         if self.passed_over is not None and self.server is not None:
             raise ValueError("'passed_over' reads every token's distribution, which no server gives: leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _dialogues(self) -> "Evaluate":
+        if self.turns == 1:
+            refuse_unread(self, ("drop_thinking",), "with turns: 1")
+            return self
+        if self.template == "none":
+            raise ValueError(
+                "a dialogue needs a chat template that says where turns end: leave 'template' or 'turns' out"
+            )
+        for key in ("reference", "passed_over"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"'{key}' is measured along single turns: leave it or 'turns' out")
         return self
 
 

@@ -1,6 +1,7 @@
 """Drawing answers to a data set's questions and scoring them: evaluation, self-generated data, watching a training."""
 
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as List
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -18,6 +19,7 @@ from posttrain.generation.sampling import check
 from posttrain.policy import Policy, load_tokenizer
 from posttrain.recipe import Asked, Decoding
 from posttrain.stages.context import Context
+from posttrain.stages.conversing import Conversation, conversation
 from posttrain.stages.encoded import prompts_of, where
 from posttrain.stages.serving import check_server, server_engine
 from posttrain.stages.shape import Shape, check_engine
@@ -116,12 +118,24 @@ def ask(
         if policy is not None:
             rendering = asked_as(stage, policy.context_length)
             return draw(
-                context, policy, samples, stage, rendering, verify, record, forced=stage.forced, progress=progress
+                context,
+                policy,
+                samples,
+                stage,
+                rendering,
+                verify,
+                record,
+                forced=stage.forced,
+                progress=progress,
+                talk=conversation(context, stage, samples, policy.tokenizer, rendering),
             )
         origin, server = context.origin(stage.model), stage.server
         assert server is not None
         tokenizer, rendering = load_tokenizer(origin.path), asked_as(stage, Shape.of(origin).context)
         knows_tokens = server_engine(server, tokenizer).check() != "openai"
+        talk = conversation(context, stage, samples, tokenizer, rendering)
+        if talk is not None and not knows_tokens:
+            raise UserError("dialogues go on from the very tokens that were drawn, and this server does not say which")
         return _drawn(
             lambda drawn: server_engine(server, tokenizer, progress, drawn),
             samples,
@@ -133,6 +147,7 @@ def ask(
             verify,
             record,
             forced=stage.forced,
+            talk=talk,
         )
 
 
@@ -149,11 +164,13 @@ def draw(
     forced: str = "",
     first: int = 0,
     progress: Callable[[int], None] | None = None,
+    talk: Conversation | None = None,
 ) -> list[Answer]:
     """Draw `decoding.n` answers to every sample with the policy as it is, and score them where `verify` is given.
 
     `record` gets every answer that is finished, also when something ends the drawing early. `first`: the number of the
-    first sample, by which random streams are named: part by part the answers are those of one call for all.
+    first sample, by which random streams are named: part by part the answers are those of one call for all. `talk`
+    makes dialogues of the answers, which are kept when all of them are finished.
     """
     tokenizer = policy.tokenizer
     with policy.computing():
@@ -168,6 +185,7 @@ def draw(
             step=step,
             forced=forced,
             first=first,
+            talk=talk,
         )
 
 
@@ -189,12 +207,16 @@ def _drawn(
     step: int | None = None,
     forced: str = "",
     first: int = 0,
+    talk: Conversation | None = None,
 ) -> list[Answer]:
     asked = [Prompt(prompts[sample.id], first + place) for place, sample in enumerate(samples)]
     finished: list[Completion] = []
-    completions: list[Completion] | None = None
+    completions: List[Completion] | None = None
     try:
-        completions = make_engine(finished.append).generate(asked, n, sampling)
+        if talk is None:
+            completions = make_engine(finished.append).generate(asked, n, sampling)
+        else:
+            completions = talk(make_engine(lambda turn: None), asked, n, sampling)
     finally:
         answers = []
         for completion in finished if completions is None else completions:

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from posttrain.data import Sample
+from posttrain.data import Message, Sample
 from posttrain.data.readers import fingerprint as file_fingerprint
 from posttrain.data.readers import read_samples
 from posttrain.errors import UserError, nearest
@@ -17,7 +17,7 @@ from posttrain.policy import model_path
 from posttrain.recipe import Continual, Data, Model, Recipe, Stage, Train, evaluations_read
 from posttrain.registry import import_pieces
 from posttrain.rewards import Score, reward_models
-from posttrain.tasks import Task, tasks
+from posttrain.tasks import Interactive, Task, tasks
 from posttrain.tasks.answers import verify_exact, verify_number
 from posttrain.terminal import Terminal
 from posttrain.training.journal import Journal
@@ -156,6 +156,20 @@ class Context:
     def has_verifier(self, sample: Sample) -> bool:
         """Can an answer to this be scored: has it a right answer, or does its task do without?"""
         return sample.answer is not None or sample.task in self._tasks
+
+    def environment(self, sample: Sample, turns: Sequence[Message]) -> str | Message | None:
+        """What the environment of the sample's task replies to the last of `turns`, those behind its prompt."""
+        return self.interactive(sample).environment(sample, turns)
+
+    def interactive(self, sample: Sample) -> Interactive:
+        """The sample's task, which has an environment to talk with. Raises `UserError` where it has none."""
+        task = self._tasks.get(sample.task)
+        if not isinstance(task, Interactive):
+            raise UserError(
+                f"a dialogue of several turns needs a task with an environment, and task '{sample.task or 'none'}' has "
+                "none: set turns to 1, or give the data of a task such as 'assistant'"
+            )
+        return task
 
     @cached_property
     def _tasks(self) -> dict[str, Task]:

@@ -35,6 +35,9 @@ def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
     if stage.passed_over is not None:
         _stop_token(load_tokenizer(context.origin(stage.model).path), stage.passed_over)
     samples = None if context.pending(context.data(stage.data)) else questions(context, stage.data)
+    if stage.turns > 1:
+        for sample in samples or []:
+            context.interactive(sample)
     if samples is None or can_be_scored(context, stage.data, samples):
         return Plan(*plan_questions(context, stage, samples))
     _check_responses(stage, samples)

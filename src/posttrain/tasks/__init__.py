@@ -15,10 +15,11 @@ from posttrain.tasks import (
     toolrl,
     word_problems,
 )
-from posttrain.tasks.task import Difficulty, Task, tasks
+from posttrain.tasks.task import Difficulty, Interactive, Task, tasks
 
 __all__ = [
     "Difficulty",
+    "Interactive",
     "Task",
     "assistant",
     "chains",

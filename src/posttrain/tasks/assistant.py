@@ -72,8 +72,9 @@ class Assistant(GeneratedTask[Turn]):
     whole ones, and `environment` plays tools and user. Right is the very call, or the same words. Styles: "action",
     and "think", with a short thought before.
 
-    `parts` of a score: format; kind (call or words), tool_turns and answer_turns (the same, of turns that call for
-    one); precision and recall of calls; copy and inference (is the action right, of turns of this sort).
+    `parts` of a score: format; accuracy_kind (is it a call, or words, as it should be), accuracy_kind_tool and
+    accuracy_kind_answer (the same, of turns that should be one); precision and recall of calls; accuracy_copy and
+    accuracy_inference (is the action right, of turns of this sort).
     """
 
     name = "assistant"
@@ -152,14 +153,15 @@ class Assistant(GeneratedTask[Turn]):
     def verify(self, sample: Sample, answer: str) -> Score:
         """1 for the right action, whatever was thought; see the class for `parts`."""
         gold = read_turn(sample.answer or "")
-        sort = "inference" if sample.meta.get("inference") else "copy"
+        sort = "accuracy_inference" if sample.meta.get("inference") else "accuracy_copy"
+        of_kind = f"accuracy_kind_{gold.kind}"
         try:
             turn = read_turn(answer)
         except MalformedCallError:
-            parts = {"format": 0.0, "kind": 0.0, f"{gold.kind}_turns": 0.0, sort: 0.0}
+            parts = {"format": 0.0, "accuracy_kind": 0.0, of_kind: 0.0, sort: 0.0}
             return Score(0.0, parts | ({"recall": 0.0} if gold.calls else {}), {"reason": "malformed"})
         right, kind = float(_is_same(gold, turn)), float(gold.kind == turn.kind)
-        parts = {"format": 1.0, "kind": kind, f"{gold.kind}_turns": kind, sort: right}
+        parts = {"format": 1.0, "accuracy_kind": kind, of_kind: kind, sort: right}
         if turn.calls:
             parts["precision"] = _found(turn, gold) / len(turn.calls)
         if gold.calls:

@@ -1,8 +1,9 @@
 """What every task gives: problems by seed and difficulty, demonstrations in several styles, and a verifier."""
 
-from typing import Literal, Protocol
+from collections.abc import Sequence as List
+from typing import Literal, Protocol, runtime_checkable
 
-from posttrain.data import Sample
+from posttrain.data import Message, Sample
 from posttrain.registry import Registry
 from posttrain.rewards import Score
 
@@ -30,6 +31,19 @@ class Task(Protocol):
         """Score the text of one assistant turn.
 
         Value 1 is right; 0 is wrong, missing, several or malformed, and `info["reason"]` says which.
+        """
+        ...
+
+
+@runtime_checkable
+class Interactive(Protocol):
+    """A task whose problems are dialogues: it plays whoever the model talks to."""
+
+    def environment(self, sample: Sample, turns: List[Message]) -> str | Message | None:
+        """What is replied to the last of `turns`, which are those behind the sample's prompt.
+
+        The result of a tool as text, a turn of another role (the user's), or None where the dialogue ends. The same
+        arguments give the same reply.
         """
         ...
 
