@@ -40,6 +40,19 @@ class Answers:
         ]
 
 
+def test_the_wrong_answer_that_comes_most_often_is_kept_for_noise() -> None:
+    class Speaker(Answers):
+        def draw(self, samples: list[Sample], drawing: Drawing) -> list[list[Reply]]:
+            return [[Reply("", right, said) for said, right in words[row.prompt_text]] for row in samples]
+
+    wrong = [("7", False), ("5", False), (None, False), (None, False), (None, False), ("5", False), ("1", True)]
+    words = {"wrong": [*wrong, *4 * [("1", True)], *4 * [("9", None)]], "right": [("1", True)], "mute": [(None, False)]}
+    rows = curate("right_share", [sample(question) for question in words], 0, {"base": Speaker({})})
+    assert [row.meta.get("frequent_wrong") for row in rows] == ["5", None, None]
+    noisy = curate({"name": "noisy_answers", "share": 1.0, "wrong": "frequent"}, rows, 0, {})
+    assert noisy[0].answer == "5"
+
+
 def kept(*steps: object, values: object = ROWS) -> list[str]:
     rows = SAMPLES
     for step in ("right_share", *steps):

@@ -31,10 +31,14 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer that a model has drawn. `right`: by the verifier, in full; None where it could not be scored."""
+    """An answer that a model has drawn. `right`: by the verifier, in full; None where it could not be scored.
+
+    `answer`: the final answer that the verifier read, in one spelling.
+    """
 
     text: str
     right: bool | None
+    answer: str | None = None
 
 
 class LanguageModel(Protocol):

@@ -1,12 +1,15 @@
 """Questions chosen by how often a model answers them rightly: those that it can learn from by trying."""
 
+from collections import Counter
+from collections.abc import Sequence as List
 from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from posttrain.curation.curation import Drawing, Models, curations
+from posttrain.curation.curation import Drawing, Models, Reply, curations
+from posttrain.curation.noisy_answers import FREQUENT_WRONG
 from posttrain.data import Sample
 from posttrain.errors import UserError
 
@@ -30,16 +33,24 @@ def right_share(
     length), make no answer right. Name the model that the training starts from, and its `temperature`, `max_new_tokens`
     and template: another model, or greedy answers, can do other questions. Over all answers of all the stage's models;
     those that cannot be scored are left out, and so is a question of which none can be. Every answer is kept in
-    `samples/<stage>.jsonl`.
+    `samples/<stage>.jsonl`. `meta.frequent_wrong` is the wrong answer that came most often, for `noisy_answers`.
     """
     drawing = Drawing(n, temperature, max_new_tokens)
     found = [model.draw(samples, drawing) for model in models.values()]
     measured = []
     for sample, answers in zip(samples, zip(*found, strict=True), strict=True):
-        right = [reply.right for replies in answers for reply in replies if reply.right is not None]
-        if right:
-            measured.append(replace(sample, scalars={**sample.scalars, scalar: float(np.mean(right))}))
+        scored = [reply for replies in answers for reply in replies if reply.right is not None]
+        if scored:
+            share = float(np.mean([reply.right for reply in scored]))
+            meta = {**sample.meta, **_frequent_wrong(scored)}
+            measured.append(replace(sample, scalars={**sample.scalars, scalar: share}, meta=meta))
     return measured
+
+
+def _frequent_wrong(replies: List[Reply]) -> dict[str, str]:
+    """The wrong answer that came most often, of equals the first; nothing where none was read."""
+    counts = Counter(reply.answer for reply in replies if not reply.right and reply.answer is not None)
+    return {FREQUENT_WRONG: counts.most_common(1)[0][0]} if counts else {}
 
 
 @curations.register("rollout_filter")

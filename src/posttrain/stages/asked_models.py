@@ -69,7 +69,7 @@ class AskedModel:
         )
         for answer in answers:
             right = answer.value >= 1 if answer.value is not None else None
-            replies[answer.sample_id].append(Reply(answer.text, right))
+            replies[answer.sample_id].append(Reply(answer.text, right, answer.canonical))
         return [replies[sample.id] for sample in samples]
 
     def _rendering(self) -> Rendering:
