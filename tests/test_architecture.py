@@ -20,7 +20,7 @@ LEVELS = [
     {"manifest"},
     {"run"},
     {"comparison"},
-    {"inspection", "chat", "cli_comparison"},
+    {"inspection", "chat", "cli_comparison", "cli_verifiers"},
     {"cli"},
     {"__main__"},
 ]

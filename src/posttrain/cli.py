@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from posttrain import catalogue, cli_comparison
+from posttrain import catalogue, cli_comparison, cli_verifiers
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, read_recipe, shipped_recipes
 from posttrain.terminal import Terminal, quiet_libraries
@@ -222,6 +222,7 @@ def methods(
     terminal.table("", columns, rows, right=["number"])
 
 
+app.command()(cli_verifiers.verifiers)
 cli_comparison.register(app)
 
 

@@ -80,10 +80,12 @@ def score_program(sample: Sample, found: Execution, *, tolerance: float = 0.01, 
     return Score(1.0 if right else partial, parts, info)
 
 
-def verify_program(sample: Sample, text: str, *, header: str = "", function: str = "solution") -> Score:
+def verify_program(
+    sample: Sample, text: str, *, header: str = "", function: str = "solution", time_limit: float = 10.0
+) -> Score:
     """A task's verifier for answers that are programs: 1 or 0."""
-    found = execute_program(program_text(text, header=header, function=function), function=function)
-    return score_program(sample, found)
+    program = program_text(text, header=header, function=function)
+    return score_program(sample, execute_program(program, function=function, time_limit=time_limit))
 
 
 @group_reward("program")

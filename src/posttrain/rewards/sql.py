@@ -188,9 +188,9 @@ def score_queries(
     ]
 
 
-def verify_sql(sample: Sample, text: str) -> Score:
+def verify_sql(sample: Sample, text: str, *, time_limit: float = 5.0) -> Score:
     """A task's verifier for answers that are queries: 1 or 0, by execution."""
-    return score_queries(sample, [text])[0]
+    return score_queries(sample, [text], time_limit=time_limit)[0]
 
 
 @group_reward("sql")
