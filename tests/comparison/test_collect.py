@@ -92,5 +92,6 @@ def test_a_reward_says_when_it_was_saturated_and_what_was_gained_by_then(tmp_pat
         assert values[f"{name}.saturation"] == 3
         assert values[f"{name}.gain_before_saturation"] == 0.25
         assert values[f"{name}.gain_after_saturation"] == -0.125
+        assert values[f"{name}.gain"] == 0.125
     folder = write_run(tmp_path / "s", train_rows("train", 3), {}, {"train": stage(1.0)})
     assert "train.saturation" not in collect({"a": {0: folder}})[0]["a"][0].values

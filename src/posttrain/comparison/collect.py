@@ -85,8 +85,9 @@ def _spent(run: Run, stage: str) -> dict[str, float]:
                 numbers[f"log.{name}"] = sum(found) / len(found)
     if (saturated := saturation(rows, _rows(run, stage, "evaluation"))) is not None:
         numbers["saturation"] = saturated.step
-        gains = {"gain_before_saturation": saturated.before, "gain_after_saturation": saturated.after}
-        numbers |= {name: gain for name, gain in gains.items() if gain is not None}
+        if saturated.before is not None and saturated.after is not None:
+            numbers |= {"gain_before_saturation": saturated.before, "gain_after_saturation": saturated.after}
+            numbers["gain"] = saturated.before + saturated.after
     return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 

@@ -26,6 +26,7 @@ _LABELS = {
     "input_tokens": "input tokens",
     "loss": "loss",
     "saturation": "step of reward saturation",
+    "gain": "gain of held-out accuracy",
     "gain_before_saturation": "gain of held-out accuracy up to reward saturation",
     "gain_after_saturation": "gain of held-out accuracy after reward saturation",
     "faithful": "answers that follow from their steps",
