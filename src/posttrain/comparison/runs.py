@@ -26,6 +26,7 @@ from posttrain.comparison.result import (
 )
 from posttrain.comparison.running import run_jobs
 from posttrain.comparison.spec import BASE, Comparison
+from posttrain.comparison.views import add_views, ran, with_views
 from posttrain.errors import UserError, nearest
 from posttrain.recipe import Evaluate, Recipe
 from posttrain.stages import Plan
@@ -59,7 +60,7 @@ def check(spec: Comparison, root: Path, terminal: Terminal) -> Checked:
 
     Raises `UserError` that names the arm.
     """
-    recipes = {name: arms.arm_recipe(spec, name) for name in spec.arms}
+    recipes = {name: arms.arm_recipe(spec, name) for name in ran(spec)}
     plans = {}
     for name, recipe in recipes.items():
         if spec.tune_on is not None:
@@ -69,7 +70,7 @@ def check(spec: Comparison, root: Path, terminal: Terminal) -> Checked:
             plans[name] = planned(recipe, root, terminal)
         except UserError as error:
             raise UserError(f"arm '{name}': {error}") from error.__cause__
-    check_claims(spec, recipes)
+    check_claims(spec, with_views(spec, recipes))
     if spec.budget.seconds is not None and "batch_size" in spec.tune:
         raise UserError("a budget of seconds is measured once an arm, but tune changes batch_size: use steps or tokens")
     return Checked(spec, root, recipes, plans)
@@ -201,6 +202,7 @@ def _result(
                   steps_of(recipe, checked.plans[name]), runs[name])
         for name, recipe in recipes.items() if name in runs
     ]  # fmt: skip
+    found = add_views(spec, found, problems)
     base = ArmResult(BASE, found[0].recipe, "what all start from", {}, {}, {}, runs[BASE]) if BASE in runs else None
     everyone = [*found, base] if base is not None else found
     measures = analysis.measures_of(found, [claim.metric for claim in spec.claims])

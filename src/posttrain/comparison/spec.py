@@ -20,6 +20,18 @@ class Arm(Strict):
 
     recipe: str | None = Field(None, description="a shipped recipe or a YAML file; default: the comparison's")
     set: dict[str, Any] = Field({}, description="changes to the recipe, keys as on the command line")
+    view_of: str | None = Field(None, description="another arm: nothing is run, its runs are looked at in other stages")
+    stages: dict[str, str] = Field(
+        {}, description="of a view: a stage's name -> the stage of the other arm it stands for"
+    )
+
+    @model_validator(mode="after")
+    def _runs_or_views(self) -> "Arm":
+        if (self.view_of is None) != (not self.stages):
+            raise ValueError("a view needs both 'view_of', an arm, and 'stages', which of its stages are looked at")
+        if self.view_of is not None and (self.recipe is not None or self.set):
+            raise ValueError("'recipe' and 'set' have no effect on a view, which runs nothing: leave them out")
+        return self
 
 
 class Budget(Strict):
@@ -90,7 +102,9 @@ class Comparison(Strict):
         for name, arm in self.arms.items():
             if name == BASE or "/" in name or not name.strip() or name.startswith("."):
                 raise ValueError(f"an arm cannot be called '{name}': it is a folder's name, and '{BASE}' is the start")
-            if (arm.recipe or self.recipe) is None:
+            if arm.view_of is not None and (arm.view_of not in self.arms or self.arms[arm.view_of].view_of is not None):
+                raise ValueError(f"arm '{name}' is a view of '{arm.view_of}', which is no arm that is run")
+            if (arm.recipe or self.recipe) is None and arm.view_of is None:
                 raise ValueError(f"arm '{name}' has no recipe: give it one, or one for all arms")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are there twice: {self.seeds}")
