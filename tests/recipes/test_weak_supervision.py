@@ -42,7 +42,7 @@ def test_a_handful_of_problems_that_are_neither_always_nor_never_right(tmp_path:
         row["id"] for row in few
     }
     page = write_report(tmp_path).read_text()
-    assert "Reward within 5 % of its best from step" in page
+    assert "The mean reward came within 5 % of its best at step" in page
     results = json.loads((tmp_path / "results" / "test.json").read_text())["metrics"]
     assert {"faithful", "distinct_answers", "pass@2"} < results.keys()
 

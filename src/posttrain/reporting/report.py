@@ -134,10 +134,10 @@ def _saturation(kinds: dict[str, list[Row]]) -> str:
     found = saturation(kinds.get("train", []), kinds.get("evaluation", []))
     if found is None:
         return ""
-    text = f"Reward within 5 % of its best from step {found.step:g} of {found.last:g} on"
+    text = f"The mean reward came within 5 % of its best at step {found.step:g} of {found.last:g}"
     if found.before is None or found.after is None:
         return f"{text}."
-    return f"{text}; held-out accuracy {points(found.before)} points up to there, {points(found.after)} from there on."
+    return f"{text}; held-out accuracy {points(found.before)} points by then, {points(found.after)} after."
 
 
 def _seconds(stage: Row) -> float:
