@@ -44,8 +44,8 @@ def drawn_answers(
             if not (context.folder / name).is_file():
                 policy = policy or load()
                 _draw_part(context, name, policy, part, decoding, rendering, first, bar)
-            lines = (context.folder / name).read_text(encoding="utf-8").splitlines()
-            answers += [Answer.from_json(json.loads(line)) for line in lines]
+            with (context.folder / name).open(encoding="utf-8") as lines:
+                answers += [Answer.from_json(json.loads(line)) for line in lines]
     context.journal.answers(stage, [answer.to_json() for answer in answers])
     check_errors(answers, stage)
     return answers
