@@ -7,7 +7,7 @@ from random import Random
 from posttrain.data import Sample
 from posttrain.errors import UserError
 from posttrain.rewards import Score
-from posttrain.tasks.answers import answered, same_text, worked
+from posttrain.tasks.answers import answered, canonical, worked
 from posttrain.tasks.generated import GeneratedTask, Part
 from posttrain.tasks.task import Difficulty, tasks
 
@@ -138,7 +138,7 @@ def _leads_to(question: str, text: str, answer: str | None) -> bool:
         result = _apply(a, operator, b)
         if not worked_on or result != int(found):
             return False
-    return bool(steps) and answer is not None and same_text(answer, str(result))
+    return bool(steps) and answer is not None and canonical(answer) == str(result)
 
 
 def _steps(problem: Chain) -> list[str]:
