@@ -9,7 +9,7 @@ from posttrain.rewards.tool_calls import ToolCall, offered_tools, parse_calls, t
 from posttrain.tasks.tool_calls import PARAMETERS, Request, ToolCallsTask, refusal
 
 CALL = ToolCall("set_price", {"item": "52804", "value": 35})
-REQUEST = Request(("get_price", "set_price", "set_prize"), CALL, "Set the price of 52804 to 35.", None)
+REQUEST = Request(("get_price", "set_price", "set_prize"), (CALL,), "Set the price of 52804 to 35.", None)
 
 
 def score(answer: str, match: str = "call") -> tuple[float, str]:
@@ -86,6 +86,21 @@ def test_renamed_tools_are_asked_for_by_the_same_questions() -> None:
         assert len(one.response) == len(other.response)
 
 
+def test_questions_ask_for_several_calls_in_their_order() -> None:
+    task = ToolCallsTask(calls=2)
+    samples = task.samples(100, 1, style="thought")
+    two = [sample for sample in samples if len(parse_calls(sample.answer or "")) == 2]
+    assert 30 < len(two) < 70
+    for sample in two:
+        assert task.verify(sample, sample.response_text).value == 1
+        first, second = parse_calls(sample.response_text)
+        question = sample.prompt_text.splitlines()[-1]
+        assert question.index(first.arguments["item"]) <= question.rindex(second.arguments["item"])
+        assert task.verify(sample, tagged([first])).info["reason"] == "missing"
+        assert task.verify(sample, tagged([first, second, first])).info["reason"] == "several"
+        assert task.verify(sample, tagged([first, ToolCall("none", {})])).info["reason"] == "tool_hallucination"
+
+
 def test_as_many_tools_are_offered_as_asked_for() -> None:
     for count, difficulty in ((2, "in"), (4, "harder")):
         sample = ToolCallsTask(offered=2).samples(1, 0, difficulty=difficulty)[0]  # type: ignore[arg-type]
@@ -145,6 +160,8 @@ def test_impossible_options_are_refused() -> None:
         ToolCallsTask(mistakes=2)
     with pytest.raises(UserError, match="digits is 0"):
         ToolCallsTask(digits=0)
+    with pytest.raises(UserError, match="calls is 2"):
+        ToolCallsTask(calls=2, mistakes=0.1)
     with pytest.raises(UserError, match="offered is 10"):
         ToolCallsTask(offered=10)
 
@@ -152,4 +169,4 @@ def test_impossible_options_are_refused() -> None:
 def test_every_drawn_call_fits_its_tool() -> None:
     for seed in range(50):
         request = ToolCallsTask().problem(Random(seed), "in")
-        assert refusal(request.call, {name: list(PARAMETERS[name]) for name in request.offered}) is None
+        assert refusal(request.calls[0], {name: list(PARAMETERS[name]) for name in request.offered}) is None

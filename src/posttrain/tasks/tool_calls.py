@@ -46,10 +46,10 @@ RENAMED: dict[str, str] = (
 
 
 class Request(NamedTuple):
-    """One question: the names of the `offered` tools, the right call, how it is asked, and a call that fails."""
+    """One question: the names of the `offered` tools, the right calls, how it is asked, and a call that fails."""
 
     offered: tuple[str, ...]
-    call: ToolCall
+    calls: tuple[ToolCall, ...]
     question: str
     mistake: ToolCall | None
 
@@ -58,10 +58,11 @@ class Request(NamedTuple):
 class ToolCallsTask(GeneratedTask[Request]):
     """Choose one of `offered` tools (twice as many in `harder`) whose names begin alike, and fill in its arguments.
 
-    `digits`: length of the argument `item`, which has to be copied. `mistakes`: share of demonstrations that first make
-    a call that fails, get its error, and then call rightly. `match`: what the verifier asks for: a right "call", the
-    right tool and "parameters", the right "tool", or a call that is "accepted", which is also what `format_validity` of
-    an evaluation counts. `names`: "renamed" tools and parameters have other names, made of words that questions use.
+    `calls`: questions ask for 1 to so many calls, in their order. `digits`: length of the argument `item`, which has to
+    be copied. `mistakes`: share of demonstrations that first make a call that fails, get its error, and then call
+    rightly. `match`: what the verifier asks for: a right "call", the right tool and "parameters", the right "tool", or
+    a call that is "accepted", which is also what `format_validity` of an evaluation counts. `names`: "renamed" tools
+    and parameters have other names, made of words that questions use.
     Styles: "call", and "thought", which says first which tool it is and what it takes.
     """
 
@@ -73,6 +74,7 @@ class ToolCallsTask(GeneratedTask[Request]):
         *,
         digits: int = 4,
         offered: int = 3,
+        calls: int = 1,
         mistakes: float = 0.0,
         match: Match = "call",
         names: Names = "usual",
@@ -83,9 +85,11 @@ class ToolCallsTask(GeneratedTask[Request]):
             raise UserError(f"task 'tool_calls': offered is {offered}; give 2 to {len(PARAMETERS) // 2} tools")
         if digits < 1:
             raise UserError(f"task 'tool_calls': digits is {digits}; an item has 1 or more")
+        if calls < 1 or (calls > 1 and mistakes):
+            raise UserError(f"task 'tool_calls': calls is {calls}; give 1 or more, and with mistakes 1")
         if not 0 <= mistakes <= 1:
             raise UserError(f"task 'tool_calls': mistakes is {mistakes}; give a share from 0 to 1")
-        self.digits, self.offered, self.mistakes = digits, offered, mistakes
+        self.digits, self.offered, self.calls, self.mistakes = digits, offered, calls, mistakes
         self.match, self.names = match, names
 
     def problem(self, rng: Random, difficulty: Difficulty) -> Request:
@@ -98,14 +102,22 @@ class ToolCallsTask(GeneratedTask[Request]):
         count = self.offered * (2 if difficulty == "harder" else 1)
         offered = [name, *others, *rng.sample(rest, count - 2)]
         rng.shuffle(offered)
+        call, question = self._asked(rng, name)
+        mistake = _mistake(rng, call, offered)  # drawn always, so that the questions are the same at every share
+        request = Request(tuple(offered), (call,), question, mistake if rng.random() < self.mistakes else None)
+        for _ in range(rng.randint(1, self.calls) - 1 if self.calls > 1 else 0):
+            call, question = self._asked(rng, rng.choice(offered))
+            request = request._replace(calls=(*request.calls, call), question=f"{request.question} {question}")
+        return _renamed(request) if self.names == "renamed" else request
+
+    def _asked(self, rng: Random, name: str) -> tuple[ToolCall, str]:
+        """A call of a tool with drawn arguments, and the sentence that asks for it."""
+        verb, thing = name.split("_")
         item = "".join(rng.choice("0123456789") for _ in range(self.digits))
         drawn = {"item": item, "value": rng.randint(1, 99), "day": rng.randint(1, 31)}
         call = ToolCall(name, {key: drawn[key] for key in PARAMETERS[name]})
         ending = {"get": "", "set": f" to {drawn['value']}", "find": f" on day {drawn['day']}"}[verb]
-        question = f"{rng.choice(VERBS[verb][0])} the {rng.choice(THINGS[thing])} of {item}{ending}."
-        mistake = _mistake(rng, call, offered)  # drawn always, so that the questions are the same at every share
-        request = Request(tuple(offered), call, question, mistake if rng.random() < self.mistakes else None)
-        return _renamed(request) if self.names == "renamed" else request
+        return call, f"{rng.choice(VERBS[verb][0])} the {rng.choice(THINGS[thing])} of {item}{ending}."
 
     def prompt(self, problem: Request) -> str:
         """The tools as Python signatures, a line each, then the question."""
@@ -117,13 +129,13 @@ class ToolCallsTask(GeneratedTask[Request]):
         return problem.question
 
     def demonstration(self, problem: Request, style: str) -> str:
-        """The call between its tags, behind a thought in the style "thought"."""
-        call = tagged([problem.call])
-        return f"<think> {_thought(problem.call)} </think>\n{call}" if style == "thought" else call
+        """The calls between their tags, behind a thought in the style "thought"."""
+        calls = tagged(problem.calls)
+        return f"<think> {' '.join(map(_thought, problem.calls))} </think>\n{calls}" if style == "thought" else calls
 
     def answer(self, problem: Request) -> str:
-        """The right call as JSON."""
-        return problem.call.to_json()
+        """The right calls as JSON, a line each."""
+        return "\n".join(call.to_json() for call in problem.calls)
 
     def details(self, problem: Request) -> dict[str, Any]:
         """`tools`: what each offered tool takes. `match`: what has to be right."""
@@ -143,35 +155,35 @@ class ToolCallsTask(GeneratedTask[Request]):
         return replace(sample, response=(assistant(tagged([problem.mistake])), said, *sample.response))
 
     def verify(self, sample: Sample, answer: str) -> Score:
-        """1 if the one call of the answer is right in what `match` asks for.
+        """1 if each call of the answer is right in what `match` asks for, and there are as many as should be.
 
-        `parts`: "format" (the offered tools would take it), "reward" (the table of TL-Training). `info["reason"]` is
-        the class of its error (`CallError`), or "missing" or "several" calls.
+        `parts`: "format" (the offered tools would take them), "reward" (the mean of TL-Training's table).
+        `info["reason"]` is the class of the first error (`CallError`), or "missing" or "several" calls.
         """
-        try:
-            (gold,) = parse_calls(sample.answer or "")
-        except ValueError:
+        gold = parse_calls(sample.answer or "")
+        if not gold:
             return Score(0.0, error=f"sample {sample.id}: answer {sample.answer!r} is no call to compare with")
-        tools: Mapping[str, list[str]] = sample.meta.get("tools") or {gold.name: list(gold.arguments)}
+        tools: Mapping[str, list[str]] = sample.meta.get("tools") or {call.name: list(call.arguments) for call in gold}
         try:
             calls = parse_calls(answer)
         except MalformedCallError:
             calls = []
-        if len(calls) != 1:
-            reason = "several" if calls else "missing"
+        if len(calls) != len(gold):
+            reason = "several" if len(calls) > len(gold) else "missing"
             return Score(0.0, {"format": 0.0, "reward": CallError.FORMAT.reward}, {"reason": reason})
-        call = calls[0]
-        error = call_error(call, gold, tools)
-        accepted = refusal(call, tools) is None
+        errors = [call_error(call, wanted, tools) for call, wanted in zip(calls, gold, strict=True)]
+        accepted = all(refusal(call, tools) is None for call in calls)
         right = {
-            "call": error is CallError.NONE,
-            "parameters": error in (CallError.NONE, CallError.VALUE),
-            "tool": call.name == gold.name,
+            "call": all(error is CallError.NONE for error in errors),
+            "parameters": all(error in (CallError.NONE, CallError.VALUE) for error in errors),
+            "tool": [call.name for call in calls] == [wanted.name for wanted in gold],
             "accepted": accepted,
-            "declared": call.name in tools and set(call.arguments) <= set(tools[call.name]),
+            "declared": all(call.name in tools and set(call.arguments) <= set(tools[call.name]) for call in calls),
         }[str(sample.meta.get("match", "call"))]
-        parts = {"format": float(accepted), "reward": error.reward}
-        return Score(float(right), parts, {"reason": str(error), "extracted": call.to_json()})
+        parts = {"format": float(accepted), "reward": sum(error.reward for error in errors) / len(errors)}
+        first = next((error for error in errors if error is not CallError.NONE), CallError.NONE)
+        extracted = "\n".join(call.to_json() for call in calls)
+        return Score(float(right), parts, {"reason": str(first), "extracted": extracted})
 
 
 def refusal(call: ToolCall, tools: Mapping[str, list[str]]) -> str | None:
@@ -199,7 +211,9 @@ def _renamed(request: Request) -> Request:
         return ToolCall(_other(old.name), {RENAMED.get(key, key): value for key, value in old.arguments.items()})
 
     mistake = request.mistake and call(request.mistake)
-    return request._replace(offered=tuple(map(_other, request.offered)), call=call(request.call), mistake=mistake)
+    return request._replace(
+        offered=tuple(map(_other, request.offered)), calls=tuple(map(call, request.calls)), mistake=mistake
+    )
 
 
 def _mistake(rng: Random, call: ToolCall, offered: list[str]) -> ToolCall:
