@@ -101,7 +101,7 @@ def test_the_environment_says_nothing_to_what_cannot_be_read_and_knows_only_some
     task = Assistant(turns="dialogues")
     sample = DIALOGUES[0]
     assert task.environment(sample, [assistant("<tool_call>{")]) is None
-    find = '<tool_call>{"name": "find", "arguments": {"who": "Nobody"}}</tool_call>'
+    find = '<tool_call>{"name": "find", "arguments": {"room": 0}}</tool_call>'
     assert task.environment(sample, [assistant(find)]) == "unknown"
     assert task.environment(TURNS[0], [assistant("What?")]) is None
 

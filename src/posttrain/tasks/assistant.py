@@ -22,15 +22,14 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "walk": ("km",),
     "bus": ("km",),
     "wait": ("minutes",),
-    "book": ("who", "day"),
-    "pay": ("who", "coins", "day"),
-    "find": ("who",),
+    "book": ("room", "day"),
+    "pay": ("room", "coins", "day"),
+    "find": ("room",),
 }
 """Every tool with its parameters, all of them required."""
-WHO = ("Bob", "Lou", "Ada", "Tom", "Rex", "Kim", "Pat", "Una", "Jan")
 OFFERED: dict[Difficulty, int] = {"in": 3, "harder": 6}
 LIMIT: dict[Difficulty, int] = {"in": 99, "harder": 999}
-"""Days, kilometres and coins go up to here."""
+"""Days, rooms, kilometres and coins go up to here."""
 
 _COPIED = "all there"
 
@@ -139,7 +138,7 @@ class Assistant(GeneratedTask[Turn]):
     def environment(self, sample: Sample, turns: Sequence[Message]) -> str | Message | None:
         """What a tool, or the user who is asked, says to the last of `turns`; None where nothing is to be said.
 
-        A day that nobody knows is "unknown". `turns` are those behind the sample's prompt.
+        Of other rooms than the one that was asked for nothing is known. `turns` are those behind the sample's prompt.
         """
         try:
             turn = read_turn(str(turns[-1]["content"]))
@@ -205,7 +204,7 @@ def _call_text(call: ToolCall) -> str:
     return json.dumps({"name": call.name, "arguments": dict(call.arguments)})
 
 
-def _call(name: str, **arguments: int | str) -> str:
+def _call(name: str, **arguments: int) -> str:
     return f"{OPEN}{_call_text(ToolCall(name, arguments))}{CLOSE}"
 
 
@@ -214,14 +213,14 @@ def _call(name: str, **arguments: int | str) -> str:
 
 def _copied(rng: Random, limit: int) -> Scene:
     """All arguments of a call are said."""
-    who, number, day = rng.choice(WHO), rng.randint(2, limit), rng.randint(2, limit)
+    room, number, day = _number(rng, limit), _number(rng, limit), _number(rng, limit)
     question, action = rng.choice(
         [
             (f"Walk {number} km.", _call("walk", km=number)),
             (f"Take the bus for {number} km.", _call("bus", km=number)),
             (f"Wait {number} minutes.", _call("wait", minutes=number)),
-            (f"Book a room for {who} on day {day}.", _call("book", who=who, day=day)),
-            (f"Pay {who} {number} coins on day {day}.", _call("pay", who=who, coins=number, day=day)),
+            (f"Book room {room} on day {day}.", _call("book", room=room, day=day)),
+            (f"Pay {number} coins for room {room} on day {day}.", _call("pay", room=room, coins=number, day=day)),
         ]
     )
     return Scene(question, (Move(_COPIED, action),))
@@ -237,13 +236,13 @@ def _hours(rng: Random, limit: int) -> Scene:
 
 def _days_later(rng: Random, limit: int) -> Scene:
     """A day and days to come."""
-    today = rng.randint(2, limit - 2)
-    later = rng.randint(2, limit - today)
-    who, coins, day = rng.choice(WHO), rng.randint(2, limit), today + later
+    later = rng.randint(2, limit // 10)
+    today = rng.randint(2, limit - later)
+    room, coins, day = _number(rng, limit), _number(rng, limit), today + later
     wish, action = rng.choice(
         [
-            (f"Book a room for {who}", _call("book", who=who, day=day)),
-            (f"Pay {who} {coins} coins", _call("pay", who=who, coins=coins, day=day)),
+            (f"Book room {room}", _call("book", room=room, day=day)),
+            (f"Pay {coins} coins for room {room}", _call("pay", room=room, coins=coins, day=day)),
         ]
     )
     move = Move(f"{today}+{later}={day}", action, worked=True)
@@ -252,38 +251,42 @@ def _days_later(rng: Random, limit: int) -> Scene:
 
 def _way(rng: Random, limit: int) -> Scene:
     """The tool by a limit: the bus from so many kilometres on."""
-    km, most = rng.randint(2, limit), rng.randint(2, limit)
-    sign = "<" if km < most else ">" if km > most else "="
-    move = Move(f"{km}{sign}{most}", _call("walk" if km < most else "bus", km=km), worked=True)
-    return Scene(f"Go {km} km. From {most} km on take the bus, or else walk.", (move,))
+    km, least = _number(rng, limit), _number(rng, limit)
+    sign = "<" if km < least else ">" if km > least else "="
+    move = Move(f"{km}{sign}{least}", _call("walk" if km < least else "bus", km=km), worked=True)
+    return Scene(f"Go {km} km. From {least} km on take the bus, or else walk.", (move,))
 
 
 def _lacking(rng: Random, limit: int) -> Scene:
     """An argument is not said, and has to be asked for."""
-    who, coins, day = rng.choice(WHO), rng.randint(2, limit), rng.randint(2, limit)
-    book, pay = _call("book", who=who, day=day), _call("pay", who=who, coins=coins, day=day)
-    question, asked, reply, action = rng.choice(
+    room, coins, day = _number(rng, limit), _number(rng, limit), _number(rng, limit)
+    book, pay = _call("book", room=room, day=day), _call("pay", room=room, coins=coins, day=day)
+    question, lack, reply, action = rng.choice(
         [
-            (f"Book a room for {who}.", "Which day?", f"Day {day}.", book),
-            (f"Book a room on day {day}.", "For who?", f"{who}.", book),
-            (f"Pay {who} {coins} coins.", "Which day?", f"Day {day}.", pay),
-            (f"Pay {who} on day {day}.", "How many coins?", f"{coins}.", pay),
+            (f"Book room {room}.", "day", f"Day {day}.", book),
+            (f"Book a room on day {day}.", "room", f"Room {room}.", book),
+            (f"Pay {coins} coins for room {room}.", "day", f"Day {day}.", pay),
+            (f"Pay {coins} coins on day {day}.", "room", f"Room {room}.", pay),
         ]
     )
-    lack = {"Which day?": "no day", "For who?": "no who", "How many coins?": "no coins"}[asked]
-    return Scene(question, (Move(lack, asked), Move(_COPIED, action)), (user(reply),))
+    asked = Move(f"no {lack}", f"Which {lack}?")
+    return Scene(question, (asked, Move(_COPIED, action)), (user(reply),))
 
 
 def _asked_back(rng: Random, limit: int) -> Scene:
     """What a tool says is the answer, or has to be reckoned with."""
-    who, today = rng.choice(WHO), rng.randint(2, limit - 2)
-    found = rng.randint(today + 2, limit)
-    reply = {"role": "tool", "content": str(found)}
-    first = Move(_COPIED, _call("find", who=who))
+    left = rng.randint(2, limit // 10)
+    room, today = _number(rng, limit), rng.randint(2, limit - left)
+    reply = {"role": "tool", "content": str(today + left)}
+    first = Move(_COPIED, _call("find", room=room))
     if rng.random() < 0.3:
-        return Scene(f"When is {who} here?", (first, Move(_COPIED, f"On day {found}.")), (reply,))
-    left = Move(f"{found}-{today}={found - today}", f"In {found - today} days.", worked=True)
-    return Scene(f"Today is day {today}. In how many days is {who} here?", (first, left), (reply,))
+        return Scene(f"When is room {room} free?", (first, Move(_COPIED, f"On day {today + left}.")), (reply,))
+    last = Move(f"{today + left}-{today}={left}", f"In {left} days.", worked=True)
+    return Scene(f"Today is day {today}. In how many days is room {room} free?", (first, last), (reply,))
+
+
+def _number(rng: Random, limit: int) -> int:
+    return rng.randint(2, limit)
 
 
 _WEIGHTED: Mapping[Callable[[Random, int], Scene], int] = {
