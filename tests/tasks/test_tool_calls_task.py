@@ -138,6 +138,17 @@ def test_mistakes_come_before_the_right_call_with_the_error_between() -> None:
     assert len(reasons) == 3
 
 
+def test_what_is_not_corrected_ends_with_the_failing_call() -> None:
+    for style in ("call", "thought"):
+        corrected, left = (
+            ToolCallsTask(mistakes=1.0, corrected=yes).samples(30, 1, style=style) for yes in (True, False)
+        )
+        for one, other in zip(corrected, left, strict=True):
+            assert other.response == one.response[:1]
+            assert other.answer == one.answer
+            assert ToolCallsTask().verify(other, other.response_text).value == 0
+
+
 def test_the_share_of_mistakes_changes_no_question() -> None:
     none, some = (ToolCallsTask(mistakes=share).samples(50, 1) for share in (0.0, 0.5))
     assert [sample.prompt for sample in none] == [sample.prompt for sample in some]

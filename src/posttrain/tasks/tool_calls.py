@@ -1,6 +1,6 @@
 r"""Calls of simulated tools whose names begin alike: `Get the price of 52804.` -> `get_price(item="52804")`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any, Literal, NamedTuple
@@ -60,9 +60,9 @@ class ToolCallsTask(GeneratedTask[Request]):
 
     `calls`: questions ask for 1 to so many calls, in their order. `digits`: length of the argument `item`, which has to
     be copied. `mistakes`: share of demonstrations that first make a call that fails, get its error, and then call
-    rightly. `match`: what the verifier asks for: a right "call", the right tool and "parameters", the right "tool", or
-    a call that is "accepted", which is also what `format_validity` of an evaluation counts. `names`: "renamed" tools
-    and parameters have other names, made of words that questions use.
+    rightly; not `corrected`, they end with the failing call. `match`: what the verifier asks for: a right "call", the
+    right tool and "parameters", the right "tool", or a call that is "accepted", which is also what `format_validity` of
+    an evaluation counts. `names`: "renamed" tools and parameters have other names, made of words that questions use.
     Styles: "call", and "thought", which says first which tool it is and what it takes.
     """
 
@@ -76,6 +76,7 @@ class ToolCallsTask(GeneratedTask[Request]):
         offered: int = 3,
         calls: int = 1,
         mistakes: float = 0.0,
+        corrected: bool = True,
         match: Match = "call",
         names: Names = "usual",
         part: Part = "any",
@@ -90,7 +91,7 @@ class ToolCallsTask(GeneratedTask[Request]):
         if not 0 <= mistakes <= 1:
             raise UserError(f"task 'tool_calls': mistakes is {mistakes}; give a share from 0 to 1")
         self.digits, self.offered, self.calls, self.mistakes = digits, offered, calls, mistakes
-        self.match, self.names = match, names
+        self.corrected, self.match, self.names = corrected, match, names
 
     def problem(self, rng: Random, difficulty: Difficulty) -> Request:
         """Draw the tools, one of them to call, and its arguments."""
@@ -130,8 +131,7 @@ class ToolCallsTask(GeneratedTask[Request]):
 
     def demonstration(self, problem: Request, style: str) -> str:
         """The calls between their tags, behind a thought in the style "thought"."""
-        calls = tagged(problem.calls)
-        return f"<think> {' '.join(map(_thought, problem.calls))} </think>\n{calls}" if style == "thought" else calls
+        return _written(problem.calls, style)
 
     def answer(self, problem: Request) -> str:
         """The right calls as JSON, a line each."""
@@ -151,8 +151,11 @@ class ToolCallsTask(GeneratedTask[Request]):
         sample = super()._sample(problem, difficulty, style)
         if problem.mistake is None:
             return sample
+        failing = assistant(_written([problem.mistake], style))
+        if not self.corrected:
+            return replace(sample, response=(failing,))
         said = {"role": "tool", "content": f"{refusal(problem.mistake, sample.meta['tools'])}"}
-        return replace(sample, response=(assistant(tagged([problem.mistake])), said, *sample.response))
+        return replace(sample, response=(failing, said, *sample.response))
 
     def verify(self, sample: Sample, answer: str) -> Score:
         """1 if each call of the answer is right in what `match` asks for, and there are as many as should be.
@@ -197,8 +200,11 @@ def refusal(call: ToolCall, tools: Mapping[str, list[str]]) -> str | None:
     return f"{call.name} needs a positional argument {absent[0]}" if absent else None
 
 
-def _thought(call: ToolCall) -> str:
-    return f"{call.name.replace('_', ' ')} takes {' and '.join(call.arguments)}."
+def _written(calls: Sequence[ToolCall], style: str) -> str:
+    if style == "call":
+        return tagged(calls)
+    thoughts = [f"{call.name.replace('_', ' ')} takes {' and '.join(call.arguments) or 'nothing'}." for call in calls]
+    return f"<think> {' '.join(thoughts)} </think>\n{tagged(calls)}"
 
 
 def _other(name: str) -> str:
