@@ -159,6 +159,8 @@ class Serving:
             return 200, {"paths": {endpoint: {} for endpoint in known}}
         if path == "/v1/models":
             return 200, {"data": [{"id": self.name, "max_model_len": self.model.config.max_position_embeddings}]}
+        if path == "/is_paused":
+            return 200, {"is_paused": self.paused}
         return 404, {"detail": "Not Found"}
 
     def _read(self, path: Path) -> Any:

@@ -210,7 +210,9 @@ def test_a_server_of_other_weights_is_found_out_at_the_start(base: Path, other: 
         served(Policy.load(str(base)), server, tmp_path, "none", tolerance=100).synchronise(0)
 
 
-@pytest.mark.parametrize(("size", "message"), [(0.3, "did not arrive whole"), (0.002, "answers with those of before")])
+@pytest.mark.parametrize(
+    ("size", "message"), [(0.3, "see that it takes what it is sent"), (0.002, "answers with those of before")]
+)
 def test_a_server_that_only_says_it_took_the_weights_is_found_out(
     base: Path, server: Serving, tmp_path: Path, size: float, message: str
 ) -> None:
@@ -228,7 +230,7 @@ def test_a_temperature_needs_a_server_that_tells_what_it_draws_from(
 ) -> None:
     policy = Policy.load(str(base))
     warm = Sampling(max_new_tokens=12, temperature=0.6, top_k=20)
-    with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
+    with pytest.raises(UserError, match="draws from others: start it with --logprobs-mode processed_logprobs"):
         served(policy, server, tmp_path, sampling=warm).synchronise(0)
     with serving(base, processed=True) as processed:
         rollouts = served(policy, processed, tmp_path, sampling=warm)
@@ -336,6 +338,12 @@ def test_a_folder_that_the_server_does_not_see_is_named(base: Path, server: Serv
     with pytest.raises(UserError, match=r"did not take the new weights: .*status 500: .*no such model: /elsewhere/"):
         served(policy, server, tmp_path, seen_as="/elsewhere/").synchronise(0)
     assert served(policy, server, tmp_path, seen_as=str(tmp_path)).synchronise(0) is not None
+
+
+def test_a_plan_does_not_wait_for_a_server_that_is_paused(server: Serving, tmp_path: Path) -> None:
+    server.paused = True
+    with pytest.raises(UserError, match=r"is paused, .* curl -X POST http://127.0.0.1:\d+/resume"):
+        check(server, tmp_path)
 
 
 def test_an_endpoint_that_is_missing_after_all_is_named(base: Path, server: Serving, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """The weights of a policy in training into a running vLLM server: over HTTP, through a folder that both sides see.
 
-What vLLM has read of a prompt (its prefix cache) outlives new weights: it is kept by the adapter's name
-(vllm-project/vllm issue 42125), and `reload_weights` does not touch it. So an adapter gets a new name each time, which
-also spares the reads of every step that `load_inplace` causes (pull request 36373), and a reload is followed by
-`/reset_prefix_cache`. Left out: `/update_weights` and its kin, which move tensors over NCCL or CUDA IPC
-(https://docs.vllm.ai/en/latest/training/weight_transfer/).
+What vLLM has read of a prompt (its prefix cache) outlives new weights: it is kept by the adapter's name, and since 0.32
+its path (vllm-project/vllm issue 42125), and `reload_weights` does not touch it. So an adapter gets a new name and path
+each time, which also spares the reads in every step that `load_inplace` causes (pull request 36373), and a reload is
+followed by `/reset_prefix_cache`. Tried with vLLM 0.32 on a CPU. Left out: `/update_weights` and its kin, which move
+tensors over NCCL or CUDA IPC (https://docs.vllm.ai/en/latest/training/weight_transfer/).
 """
 
 import hashlib
@@ -70,13 +70,14 @@ class Control:
                 wait *= 2
         raise UserError(f"no answer from {self.root}{path} in {self.retries + 1} tries ({fault})")
 
-    def paths(self) -> set[str] | None:
-        """The endpoints that the server says it has (its `/openapi.json`), None where it does not say."""
+    def get(self, path: str) -> dict[str, Any]:
+        """What the server tells, nothing where it does not."""
         try:
-            answer = self._client.get(f"{self.root}/openapi.json")
-            return set(answer.json()["paths"]) if answer.is_success else None
-        except (httpx.TransportError, ValueError, KeyError, TypeError):
-            return None
+            answer = self._client.get(self.root + path)
+            told = answer.json() if answer.is_success else {}
+        except (httpx.TransportError, ValueError):
+            return {}
+        return told if isinstance(told, dict) else {}
 
 
 class AdapterSync:
@@ -145,17 +146,24 @@ class FolderSync:
     def check(self) -> None:
         """See `Synchroniser.check`."""
         _check_paths(self.control, (self.PAUSE, self.RELOAD, self.RESET, self.RESUME), self.START)
+        if self.control.get("/is_paused").get("is_paused"):
+            raise UserError(
+                f"the server at {self.control.root} is paused, perhaps by a run that was cut off, and answers nobody: "
+                f"curl -X POST {self.control.root}{self.RESUME}"
+            )
 
     def push(self, save: Save, version: int) -> str:
-        """See `Synchroniser.push`. A server that does not take the weights stays paused: half of them may be new."""
+        """See `Synchroniser.push`. What a server has that did not take the weights may be half of them."""
         target = _saved(save, self.folder, version)
         if (target / "adapter_config.json").exists():
             raise UserError("sync 'folder' brings whole models to the server, but this policy is an adapter: 'adapter'")
         kwargs = {"weights_path": _place(target, self.folder, self.seen_as)}
         _done(self.control, f"{self.PAUSE}?mode=wait", None, self.START)
-        _done(self.control, self.RELOAD, {"method": "reload_weights", "kwargs": kwargs}, self.START)
-        _done(self.control, self.RESET, None, self.START)
-        _done(self.control, self.RESUME, None, self.START)
+        try:
+            _done(self.control, self.RELOAD, {"method": "reload_weights", "kwargs": kwargs}, self.START)
+            _done(self.control, self.RESET, None, self.START)
+        finally:  # a paused server would let the next run wait
+            self.control.post(self.RESUME)
         if self._served is not None and self._served != target:
             shutil.rmtree(self._served, ignore_errors=True)
         self._served = target
@@ -192,7 +200,7 @@ def _expect_success(control: Control, path: str, answer: httpx.Response, start: 
 
 
 def _check_paths(control: Control, needed: tuple[str, ...], start: str) -> None:
-    known = control.paths()
-    missing = [path for path in needed if path not in known] if known is not None else []
+    known = control.get("/openapi.json").get("paths")
+    missing = [path for path in needed if path not in known] if known else []
     if missing:
         raise UserError(f"the server at {control.root} has no endpoint {', '.join(missing)}: start it with {start}")

@@ -65,13 +65,15 @@ class ServedPolicy:
         Nothing happens when `version` is what it was, and no weights are sent where there is no synchroniser. Raises
         `UserError` when the server does not take the weights, or serves others than the trainer has.
         """
-        if version == self.version or (self.version is not None and self.synchroniser is None):
-            self.version = version
+        first = self.version is None
+        if version == self.version:
+            return None
+        self.version = version
+        if self.synchroniser is None and not first:
             return None
         if self.synchroniser is not None:
             state = model_state(self.policy, keep=self.ranks.is_main)
             self.engine.model = self.ranks.on_main(lambda: self._push(version, state))
-        self.version = version
         return self._compare()
 
     def generate(self, prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
@@ -105,25 +107,23 @@ class ServedPolicy:
         """The gap of the probe. Every rank takes part in the trainer's share of it."""
         drawn = self.ranks.on_main(lambda: self._exact(self.engine.generate(self.probe, 1, self.sampling)))
         theirs = np.concatenate([answer.sampling_logprobs for answer in drawn]).astype(np.float64)
-        ours = self._trainer(drawn)
+        ours = self._trainer(drawn, self.sampling.temperature)
         gap = float(np.abs(theirs - ours).mean())
+        if self.sampling.temperature != 1 and np.abs(theirs - self._trainer(drawn, 1.0)).mean() < gap / 2:
+            raise UserError(
+                f"the server at {self.engine.base_url} tells the log-probs of the policy, and at temperature "
+                f"{self.sampling.temperature:g} it draws from others: start it with --logprobs-mode processed_logprobs"
+            )
         if not gap <= self.tolerance:
             raise UserError(
                 f"the server at {self.engine.base_url} serves other weights as '{self.engine.model}' than the trainer "
                 f"has: its log-probs of {len(ours)} tokens are off by {gap:.3g} on average, and probe_tolerance is "
-                f"{self.tolerance:g}. {self._advice()}"
+                f"{self.tolerance:g}. Serve the model that training starts from, and see that it takes what it is sent "
+                "(its log); a quantised server needs a larger tolerance"
             )
         self._check_change(drawn, theirs, ours)
         self._last = (drawn, ours)
         return gap
-
-    def _advice(self) -> str:
-        if self._last is not None:
-            return "What it was sent did not arrive whole; restart it"
-        mode = ""
-        if self.sampling.temperature != 1:
-            mode = f"At temperature {self.sampling.temperature:g} it needs --logprobs-mode processed_logprobs. "
-        return f"{mode}Serve the model that training starts from; a quantised server needs a larger tolerance"
 
     def _check_change(
         self, drawn: list[Completion], theirs: npt.NDArray[np.float64], ours: npt.NDArray[np.float64]
@@ -142,23 +142,21 @@ class ServedPolicy:
                 "of before: the log-probs of its probe did not change at all, and the trainer's did"
             )
 
-    def _trainer(self, drawn: list[Completion]) -> npt.NDArray[np.float64]:
-        """The policy's log-probs of drawn tokens, one answer after the other, at the temperature of the probe."""
-        sequences = [self._sequence(answer) for answer in drawn]
+    def _trainer(self, drawn: list[Completion], temperature: float) -> npt.NDArray[np.float64]:
+        """The policy's log-probs of drawn tokens, one answer after the other, at a temperature."""
+        sequences = [self._sequence(answer, temperature) for answer in drawn]
         found = [np.zeros(0)] * len(sequences)
         with evaluating(self.policy.model):
             for index, scores in scored(self.policy, sequences, (), max(map(len, sequences))):
                 found[index] = scores.logprobs.double().cpu().numpy()
         return np.concatenate(found)
 
-    def _sequence(self, answer: Completion) -> Sequence:
+    def _sequence(self, answer: Completion, temperature: float) -> Sequence:
         prompt = self.probe[answer.prompt].tokens
         tokens = np.concatenate([prompt, answer.tokens]).astype(np.int32)
         target = np.arange(len(tokens)) >= len(prompt)
         origin = np.where(target, Origin.ROLLOUT, Origin.PROMPT).astype(np.uint8)
-        return Sequence(
-            tokens, target, origin, f"probe {answer.prompt}", scalars={"temperature": self.sampling.temperature}
-        )
+        return Sequence(tokens, target, origin, f"probe {answer.prompt}", scalars={"temperature": temperature})
 
 
 def served_policy(
@@ -208,6 +206,9 @@ def check_served(
     `adapter`: does the stage train one? Raises `UserError` for a server out of reach, one that knows no token ids or
     lacks the endpoints that `sync` needs, a `sync` that does not fit the stage, and answers that do not fit the server.
     """
+    synchroniser = synchroniser_of(server, sync, folder)
+    if synchroniser is not None:
+        synchroniser.check()
     dialect = dialect_of(server, tokenizer)
     if dialect != "vllm":
         raise UserError(
@@ -218,9 +219,6 @@ def check_served(
         raise UserError("rollouts.server.sync is 'adapter', but the stage trains all weights: set 'folder', or adapter")
     if sync == "folder" and adapter:
         raise UserError("rollouts.server.sync is 'folder', but the stage trains an adapter: set 'adapter'")
-    synchroniser = synchroniser_of(server, sync, folder)
-    if synchroniser is not None:
-        synchroniser.check()
     room = _max_model_len(server)
     if room is not None and longest_prompt + sampling.max_new_tokens > room:
         raise UserError(
