@@ -71,7 +71,7 @@ _LARGER_IS_BETTER = {
 
 def measure(stage: str, metric: str) -> Measure:
     """The measure `stage.metric`; `log.NAME` of a train stage is a mean over the last tenth of its steps."""
-    drawn = "@" in metric
+    share = "@" in metric or metric.startswith("accuracy_")  # of answers of one sort, as a verifier's part says it
     name = metric.removeprefix("log.")
     label = f"{_LABELS.get(name, name.replace('_', ' '))}, {stage}"
     return Measure(
@@ -79,7 +79,7 @@ def measure(stage: str, metric: str) -> Measure:
         stage=stage,
         metric=metric,
         label=label,
-        unit="points" if drawn else _UNITS.get(name, ""),
-        larger_is_better=True if drawn else _LARGER_IS_BETTER.get(name),
+        unit="points" if share else _UNITS.get(name, ""),
+        larger_is_better=True if share else _LARGER_IS_BETTER.get(name),
         has_problems=metric in ("accuracy", "forgetting"),
     )
