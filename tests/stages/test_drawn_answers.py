@@ -91,6 +91,14 @@ def test_nothing_left_skips_the_training_loudly_and_leaves_the_weights(tmp_path:
     assert "first not trained: kept kept no sample, the weights are those of &#39;base&#39;" in report
 
 
+def test_a_second_filter_behind_an_empty_one_asks_nobody(tmp_path: Path) -> None:
+    again = {**KEPT, "data": "kept", "when_empty": "skip"}
+    stages = {"kept": {**KEPT, "when_empty": "skip"}, "again": again, "first": {**TRAIN, "data": "again"}}
+    run_quietly(recipe(tmp_path / "run", save_tiny(tmp_path / "model"), **stages))
+    assert rows(tmp_path / "run", "data/again.jsonl") == []
+    assert "again kept no sample" in manifest(tmp_path / "run")["stages"]["first"]["summary"]["note"]
+
+
 def test_the_training_goes_on_with_what_other_data_there_are(tmp_path: Path) -> None:
     mixed = {"mix": [{"stage": "kept"}, {"task": "chains", "count": 8, "seed": 3}]}
     stages = {"kept": {**KEPT, "when_empty": "skip"}, "first": {**TRAIN, "data": "mixed"}}

@@ -73,7 +73,7 @@ def _curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
     for place, step in enumerate(stage.steps):
         kind = curations.options(step)[0]
         with context.terminal.waiting(f"curating {name}: {kind}"):
-            samples = curate(step, samples, context.recipe.seed, models)
+            samples = curate(step, samples, context.recipe.seed, models) if samples else []
         counts[f"after_{place + 1}_{kind}"] = len(samples)
     if not samples and stage.when_empty == "stop":
         raise UserError(
