@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from posttrain.data.prefixes import Continued, Prefixes, share_prefixes
 from posttrain.data.sequence import Sequence
 from posttrain.data.step import Step
 
@@ -25,12 +26,14 @@ class Rows:
 
     `input_ids[R, L]`, and `position_ids[R, L]` where positions restart inside a row. "padded": one sequence a row,
     padded on the right, so that a causal model needs no attention mask. "packed": all sequences in one row;
-    transformers reads the block-diagonal attention from the positions.
+    transformers reads the block-diagonal attention from the positions. `continued`: padded rows that go on from shared
+    prefixes, and have only what comes behind those.
     """
 
     input_ids: Tensor
     position_ids: Tensor | None
     extras: Mapping[str, Any] = field(default_factory=dict)
+    continued: Continued | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,9 @@ class Batch:
             if isinstance(value, Tensor):
                 return value.to(device, non_blocking=True)
             if isinstance(value, Rows):
-                return Rows(move(value.input_ids), move(value.position_ids), move(dict(value.extras)))
+                return replace(value, **{f.name: move(getattr(value, f.name)) for f in fields(value)})
+            if isinstance(value, Continued):
+                return replace(value, row=move(value.row), length=move(value.length))
             if isinstance(value, Mapping):
                 return {key: move(item) for key, item in value.items()}
             return value
@@ -115,11 +120,16 @@ def _named(values: Mapping[str, Tensor], name: str, kind: str) -> Tensor:
     return values[name]
 
 
-def collate(sequences: List[Sequence], *, pad_id: int = 0, layout: Layout = "padded") -> Batch:
-    """Tensors of some sequences. Columns and scalars are those that any sequence has; the others have 0 there."""
+def collate(
+    sequences: List[Sequence], *, pad_id: int = 0, layout: Layout = "padded", prefixes: Prefixes | None = None
+) -> Batch:
+    """Tensors of some sequences. Columns and scalars are those that any sequence has; the others have 0 there.
+
+    With `prefixes` (of all their groups; layout "padded") the rows have only what comes behind those.
+    """
     if not sequences:
         raise ValueError("a batch needs at least one sequence")
-    starts = _row_starts(sequences, layout)
+    starts = _row_starts(sequences, layout) if prefixes is None else _rest_starts(sequences, prefixes)
     targets = [np.flatnonzero(sequence.target) for sequence in sequences]
     columns = sorted({name for sequence in sequences for name in sequence.columns})
     scalars = sorted({name for sequence in sequences for name in sequence.scalars})
@@ -132,7 +142,7 @@ def collate(sequences: List[Sequence], *, pad_id: int = 0, layout: Layout = "pad
         return flat([s.columns[name] if name in s.columns else np.zeros(len(s), np.float32) for s in sequences]).float()
 
     return Batch(
-        rows=_rows(sequences, starts, pad_id, layout),
+        rows=_rows(sequences, starts, pad_id, layout) if prefixes is None else _rests(sequences, prefixes, pad_id),
         tokens=flat([sequence.tokens for sequence in sequences]).long(),
         sequence=torch.from_numpy(np.repeat(np.arange(len(sequences)), [len(t) for t in targets])),
         position=torch.from_numpy(np.concatenate(targets)),
@@ -158,6 +168,21 @@ def _row_starts(sequences: List[Sequence], layout: Layout) -> list[int]:
         width = max(len(sequence) for sequence in sequences)
         return [row * width for row in range(len(sequences))]
     return [int(start) for start in np.cumsum([0] + [len(sequence) for sequence in sequences[:-1]])]
+
+
+def _rest_starts(sequences: List[Sequence], prefixes: Prefixes) -> list[int]:
+    """Where the sequences would begin in the flattened rows if those went back that far."""
+    width = max(prefixes.rest(sequence) for sequence in sequences)
+    return [row * width - prefixes.length(sequence) for row, sequence in enumerate(sequences)]
+
+
+def _rests(sequences: List[Sequence], prefixes: Prefixes, pad_id: int) -> Rows:
+    length = torch.tensor([prefixes.length(sequence) for sequence in sequences])
+    ids = np.full((len(sequences), max(prefixes.rest(sequence) for sequence in sequences)), pad_id, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : prefixes.rest(sequence)] = sequence.tokens[prefixes.length(sequence) : -1]
+    continued = Continued(prefixes, torch.tensor([prefixes.places[s.group][0] for s in sequences]), length)
+    return Rows(torch.from_numpy(ids), length[:, None] + torch.arange(ids.shape[1]), continued=continued)
 
 
 def _rows(sequences: List[Sequence], starts: List[int], pad_id: int, layout: Layout) -> Rows:
@@ -188,26 +213,49 @@ def _group_indices(sequences: List[Sequence]) -> tuple[Tensor, int]:
     return torch.tensor(group), len(index)
 
 
+def cut_sharing(
+    sequences: List[Sequence], token_budget: int, *, pad_id: int = 0, keep_groups: bool = False
+) -> list[tuple[Prefixes | None, list[list[int]]]]:
+    """Micro-batches (indices) with the prefixes that they go on from, which are read once for all of them.
+
+    Half of the budget is for prefixes: what a backward pass needs of them is kept until the last one has gone on.
+    """
+    found = []
+    for prefixes, rows in share_prefixes(sequences, token_budget // 2, pad_id):
+        budget = token_budget if prefixes is None else token_budget // 2
+        chosen = [sequences[row] for row in rows]
+        parts = micro_batches(chosen, max(1, budget), keep_groups=keep_groups, prefixes=prefixes)
+        found.append((prefixes, [[rows[index] for index in part] for part in parts]))
+    return found
+
+
 def micro_batches(
-    sequences: List[Sequence], token_budget: int, *, layout: Layout = "padded", keep_groups: bool = False
+    sequences: List[Sequence],
+    token_budget: int,
+    *,
+    layout: Layout = "padded",
+    keep_groups: bool = False,
+    prefixes: Prefixes | None = None,
 ) -> list[list[int]]:
     """Cut a step into micro-batches of at most `token_budget` tokens, padding included; returns indices.
 
     Sequences of like length go together, and the cut is the cheapest there is: what it computes is the tokens with
     their padding, and a 32nd of the budget for each micro-batch (calls, kernel launches, one more sum of gradients).
     `keep_groups` never cuts a group (for losses over pairs or groups). A single item above the budget is a micro-batch
-    of its own. The largest come first, so that the memory they need is there for the others.
+    of its own. The largest come first, so that the memory they need is there for the others. With `prefixes` only what
+    comes behind those counts.
     """
+    lengths = [len(sequence) if prefixes is None else prefixes.rest(sequence) for sequence in sequences]
     items: dict[str, list[int]] = {}
     for row, sequence in enumerate(sequences):
         key = sequence.group if keep_groups and sequence.group else f"\0{row}"
         items.setdefault(key, []).append(row)
-    widest = [(max(len(sequences[row]) for row in rows), rows) for rows in items.values()]
+    widest = [(max(lengths[row] for row in rows), rows) for rows in items.values()]
     ordered = sorted(widest, key=lambda item: (item[0], item[1][0]))
     if layout == "padded":
         sizes = [(width, len(rows)) for width, rows in ordered]
     else:
-        sizes = [(1, sum(len(sequences[row]) for row in rows)) for _, rows in ordered]
+        sizes = [(1, sum(lengths[row] for row in rows)) for _, rows in ordered]
     cuts = _cheapest_cuts(sizes, token_budget, token_budget / 32)
     cuts.sort(key=lambda cut: -_area(sizes[slice(*cut)]))
     return [[row for _, rows in ordered[start:end] for row in rows] for start, end in cuts]

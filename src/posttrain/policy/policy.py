@@ -5,6 +5,7 @@ import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from posttrain.policy.loading import (
     load_tokenizer,
     probe_tokens,
 )
+from posttrain.policy.prefixes import reads_prefixes
 from posttrain.policy.states import states_at_targets
 
 
@@ -136,6 +138,12 @@ class Policy:
         """How many tokens the model can read."""
         return context_length(self.model)
 
+    @cached_property
+    def reads_prefixes(self) -> bool:
+        """Can the beginnings that sequences share be read once for all of them (see `policy.prefixes`)?"""
+        with self.computing():
+            return reads_prefixes(self.model)
+
     def computing(self) -> contextlib.AbstractContextManager[Any]:
         """Where the model is run, by whomever: autocast to bfloat16 for a model with `dtype: mixed`."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
@@ -163,6 +171,10 @@ class Policy:
         are known already. `parameters` (name -> tensor) stand in for the policy's own in this call, and gradients flow
         to them; not with gradient checkpointing, which would compute again with the policy's own.
         """
+        if batch.rows.continued is not None and (embeddings is not None or parameters is not None):
+            raise ValueError(
+                "rows that go on from shared prefixes are read with the model's own weights and embeddings"
+            )
         fixed = [need.name for need in needs if need.reference and not need.differentiable]
         cached = {name: batch.columns[name] for name in fixed if name in batch.columns}
         asked = tuple(need for need in needs if need.name not in cached)
@@ -269,7 +281,7 @@ class Reference:
     def logits(self, batch: Batch) -> Callable[[slice], Tensor]:
         """Logits `[n, V]` at some of the batch's target tokens; the body runs once, the head once a chunk."""
         with self._switch():
-            hidden = states_at_targets(self.model, batch)
+            hidden = states_at_targets(self.model, batch, reader=self)
         # Switching walks over every module: a head without an adapter needs none.
         switch = _as_is if type(self.head.projection) is nn.Linear else self._switch
 

@@ -6,11 +6,20 @@ from torch import Tensor
 
 from posttrain.data.batch import Batch, Rows
 from posttrain.policy.loading import bare_model
+from posttrain.policy.prefixes import continued_states
 
 
-def states_at_targets(model: Any, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-    """`[N, d]`: the last hidden state at the position that predicts each target token."""
-    hidden = row_states(model, batch.rows, embeddings)
+def states_at_targets(
+    model: Any, batch: Batch, embeddings: Tensor | None = None, *, reader: object | None = None
+) -> Tensor:
+    """`[N, d]`: the last hidden state at the position that predicts each target token.
+
+    `reader`: who reads shared prefixes with the model as it is now; None: the model itself.
+    """
+    if batch.rows.continued is None:
+        hidden = row_states(model, batch.rows, embeddings)
+    else:
+        hidden = continued_states(bare_model(model).base_model, batch.rows, batch.rows.continued, reader or model)
     return hidden.reshape(-1, hidden.shape[-1])[batch.where]
 
 

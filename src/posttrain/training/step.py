@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from posttrain.data import Sequence
-from posttrain.data.batch import collate, micro_batches
 from posttrain.data.scores import Need, TokenScores
 from posttrain.data.step import Draw, Step
 from posttrain.objectives import Objective
-from posttrain.objectives.reduction import Measure
 from posttrain.policy import Policy
 from posttrain.policy.scoring import by_sequence
+from posttrain.training.cutting import cut, fillers
 from posttrain.training.ranks import Ranks
 from posttrain.training.sharding import is_sharded
 
@@ -100,21 +99,21 @@ def accumulate_gradients(
         sequences = objective.prepare(sequences, step)
     sequences = _with_whole_references(objective, sequences, ranks)
     rows = objective.coefficients(sequences, ranks.gather)
-    parts = micro_batches(sequences, token_budget, layout=policy.layout, keep_groups=objective.keeps_groups)
-    cut = [_Part([sequences[row] for row in part], [rows[row] for row in part]) for part in parts]
+    plain = all(term.forward is None for term in objective.terms)  # others look into the rows themselves
+    parts = cut(policy, sequences, rows, token_budget, keep_groups=objective.keeps_groups, share=plain)
     values: list[Tensor] = []
     metrics: list[Mapping[str, tuple[Tensor, Tensor | None]]] = []
     records: list[tuple[tuple[str, ...], Mapping[str, Tensor]]] = []
-    for part in [*cut, *(_fillers(cut, ranks) if is_sharded(policy) else [])]:
+    for part in [*parts, *(fillers(parts, ranks) if is_sharded(policy) else [])]:
         with watch.lap("time/data"):
-            batch = collate(part.sequences, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
-            batch = replace(objective.attach(batch, part.sequences, part.rows), step=step)
+            batch = replace(objective.attach(part.batch(policy), part.sequences, part.rows), step=step)
             batch = batch if policy.device.type == "cpu" else batch.to(policy.device)
         with watch.lap("time/forward"):
             loss = objective.loss(policy, batch)
         with watch.lap("time/backward"):
             if loss.value.requires_grad:
                 loss.value.backward()  # type: ignore[no-untyped-call]
+            part.finish()
         if part.counts:
             values.append(loss.value.detach())
             metrics.append(loss.metrics)
@@ -124,9 +123,9 @@ def accumulate_gradients(
             result.sequences += len(part.sequences)
     shares, sums = _read(values, metrics)
     result.offending = [
-        s for part, value in zip(cut, shares, strict=True) if not isfinite(value) for s in part.sequences
+        s for part, value in zip(parts, shares, strict=True) if not isfinite(value) for s in part.sequences
     ]
-    result.micro_batches = len(cut)
+    result.micro_batches = len(parts)
     result.loss = sum(shares)
     result.records = _recorded(records)
     _join_ranks(result, sums, ranks)
@@ -215,18 +214,17 @@ def score_sequences(
     """Scores of each sequence's target tokens, with dropout off and no graph. Every rank must call this as often."""
     training = policy.model.training
     policy.model.eval()
-    parts = micro_batches(sequences, token_budget, layout=policy.layout)
-    cut = [_Part([sequences[row] for row in part], [{} for _ in part]) for part in parts]
-    fillers = _fillers(cut, ranks) if is_sharded(policy) and any(ranks.gather(len(cut))) else []
-    found: list[TokenScores] = []
-    for part in [*cut, *fillers]:
-        batch = collate(part.sequences, pad_id=policy.tokenizer.pad_token_id or 0, layout=policy.layout)
-        scores = policy.scores(replace(batch, step=step or Step()).to(policy.device), needs)
+    parts = cut(policy, sequences, [{} for _ in sequences], token_budget)
+    more = fillers(parts, ranks) if is_sharded(policy) and any(ranks.gather(len(parts))) else []
+    found: dict[int, TokenScores] = {}
+    for part in [*parts, *more]:
+        scores = policy.scores(replace(part.batch(policy), step=step or Step()).to(policy.device), needs)
+        part.finish()
         if part.counts:
-            found += by_sequence(scores, [sequence.targets for sequence in part.sequences])
+            each = by_sequence(scores, [sequence.targets for sequence in part.sequences])
+            found |= zip(part.indices, each, strict=True)
     policy.model.train(training)
-    order = [row for part in parts for row in part]
-    return [scores for _, scores in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+    return [found[index] for index in range(len(sequences))]
 
 
 def _read(values: List[Tensor], metrics: List[Mapping[str, tuple[Tensor, Tensor | None]]]) -> tuple[list[float], Sums]:
@@ -251,30 +249,6 @@ def _recorded(found: List[tuple[tuple[str, ...], Mapping[str, Tensor]]]) -> Reco
         for name, tensor in values.items():
             records.setdefault(name, {}).update(zip(sample_ids, tensor.tolist(), strict=True))
     return records
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A micro-batch with its coefficients. One that does not count is only there to keep sharded ranks in step."""
-
-    sequences: list[Sequence]
-    rows: list[Mapping[str, Measure]]
-    counts: bool = True
-
-
-def _fillers(cut: list[_Part], ranks: Ranks) -> list[_Part]:
-    """Micro-batches of weight 0 for a rank that has fewer than others.
-
-    Sharded ranks exchange weights in every pass, so all must run as many. The shortest one is repeated; a rank without
-    any borrows another's.
-    """
-    counts = ranks.gather(len(cut))
-    shortest = cut[0] if cut else None
-    if 0 in counts:
-        shortest = next(part for part in ranks.gather(shortest) if part is not None)
-    assert shortest is not None
-    nothing = [{key: np.zeros_like(value) for key, value in row.items()} for row in shortest.rows]
-    return [_Part(shortest.sequences, list(nothing), counts=False)] * (max(counts) - len(cut))
 
 
 def add_metrics(sums: Sums, more: Mapping[str, tuple[float, float]]) -> Sums:
