@@ -64,6 +64,20 @@ SAME = [
     ("5", r"\(5\)"),
     ("5", "  5\n"),
     ("12", "1 dozen"),
+    ("1000", "1'000"),
+    ("1000", "1 x 10^3"),
+    ("1000", "10³"),
+    ("0.00002", "2×10⁻⁵"),
+    ("0.5", "½"),
+    ("1.5", "1½"),
+    ("-5", "minus 5"),
+    ("5", "5 km/h"),
+    ("5", "5cm²"),
+    ("5", "5 square meters"),
+    ("5", "(5)"),
+    ("1500000", "1.5 million people per year"),
+    ("7", "**7**"),
+    ("7", "The answer is 7."),
 ]
 
 DIFFERENT = [
@@ -81,6 +95,12 @@ DIFFERENT = [
     ("14", "14\n15"),
     ("14", "14, 15"),
     ("14", "fourteen"),
+    ("14", "14 thirds"),
+    ("14", "14 hundred thousand"),
+    ("14", "14 is wrong"),
+    ("14", "14m"),
+    ("14", "7+7=14=15"),
+    ("14", "the answer is not 14"),
     ("14", "14 million"),
     ("14", "14x"),
     ("14", "14pi"),
@@ -137,10 +157,15 @@ def test_expressions_are_worked_out(right: str, found: str) -> None:
     assert not same_number("8", found)
 
 
-@pytest.mark.parametrize("unworked", ["7*2", "28/2", r"\frac{28}{2}", "10+4", r"\sqrt{196}", "7*2=14"])
+@pytest.mark.parametrize("unworked", ["7*2", "28/2", r"\frac{28}{2}", "10+4", r"\sqrt{196}", "7*2=15", "14=7"])
 def test_a_calculation_left_to_the_reader_is_no_answer(unworked: str) -> None:
     score = verify_number(number_sample("14"), answered(unworked))
     assert (score.value, score.info["reason"]) == (0, "not_a_number")
+
+
+@pytest.mark.parametrize("worked_out", ["7*2=14", "7*2 = 28/2 = 14", r"7 \times 2 = 14", "x = 14"])
+def test_an_equation_answers_with_its_end(worked_out: str) -> None:
+    assert verify_number(number_sample("14"), answered(worked_out)).value == 1
 
 
 def test_an_expression_as_reference_accepts_expressions() -> None:

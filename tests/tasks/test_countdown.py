@@ -73,7 +73,7 @@ def test_fractions_on_the_way_are_allowed() -> None:
         ("9*(5+3)*1", "wrong_numbers"),
         ("9*(5+3)+0", "wrong_numbers"),
         ("9*(5+3)=71", "not_an_expression"),
-        ("9*(5+3)=72=72", "not_an_expression"),
+        ("9*(5+3)=72=71", "not_an_expression"),
         ("9*(5--3)", "not_an_expression"),
         ("9*(+5+3)", "not_an_expression"),
         ("9**(5-3)", "not_an_expression"),

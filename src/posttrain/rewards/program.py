@@ -5,6 +5,7 @@ Programs as rationales of word problems ("P-CoT"): ReFT (arXiv 2401.08967), afte
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ def program_text(text: str, *, header: str = "", function: str = "solution") -> 
     if header and fence and not fence[1] and text[: fence.start()].strip():
         text = text[: fence.start()]
     elif blocks := _BLOCK.findall(text):
-        text = blocks[-1]
+        text = textwrap.dedent(blocks[-1])
     if not header or re.search(rf"^def {re.escape(function)}\(", text, re.MULTILINE):
         return text
     return f"{header}{text}" if header[-1].isspace() or text[:1] == "\n" else f"{header}\n{text}"

@@ -106,7 +106,7 @@ def query_text(text: str) -> str:
         text = tagged[-1]
     if blocks := _BLOCK.findall(text):
         text = blocks[-1]
-    return str(text).strip()
+    return re.sub(r"^(?:sql|query): *", "", str(text).strip().strip("`"), flags=re.IGNORECASE)
 
 
 def same_rows(a: List[Row], b: List[Row], *, ordered: bool) -> bool:

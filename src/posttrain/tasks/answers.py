@@ -7,6 +7,7 @@ repeats the question has not answered it.
 
 import logging
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from posttrain.data import Sample
 from posttrain.rewards import Score
+from posttrain.tasks.spelling import braced, same_text, unwrapped
 
 Reason = Literal["found", "missing", "several", "malformed"]
 
@@ -53,7 +55,7 @@ def extract_answer(text: str) -> Extraction:
         values = re.findall(r"(?<!#)####(?!#)[ \t]*(.*)", text)
         sound = True
     elif r"\boxed{" in text:
-        found = [_braced(text, match.end()) for match in re.finditer(r"\\boxed\{", text)]
+        found = [braced(text, match.end()) for match in re.finditer(r"\\boxed\{", text)]
         values = [value for value in found if value is not None]
         sound = len(values) == len(found)
     else:
@@ -66,26 +68,11 @@ def extract_answer(text: str) -> Extraction:
     return Extraction(values[0], "found", len(values))
 
 
-def _braced(text: str, start: int) -> str | None:
-    """What stands before the brace that closes the one just before `start`."""
-    depth = 1
-    for position in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[start:position]
-    return None
-
-
 def _differ(a: str, b: str) -> bool:
     if same_text(a, b):
         return False
     number = plain_number(a)
     return number is None or number != plain_number(b)
-
-
-def same_text(a: str, b: str) -> bool:
-    """Whether two answers are the same string, case and whitespace aside."""
-    return "".join(a.split()).casefold() == "".join(b.split()).casefold()
 
 
 @dataclass(frozen=True)
@@ -96,17 +83,24 @@ class PlainNumber:
     percent: bool = False
 
 
-_DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+|\d+)"
+_DIGITS = r"(?:\d{1,3}(?:[, '_]\d{3})+|\d+)"
+_UNITS = r" ?(?:°[CF]?|[kcm]m|kg|mg|ml|km/h|mph|m/s)(?:\^\{?[23]\}?)?| [mghsL](?:\^\{?[23]\}?)?"
 _PLAIN = re.compile(
     r"(?P<sign>[+-]?) ?[$€£¥]? ?(?P<inner>[+-]?)"
     rf"(?:(?P<whole>\d+) +(?P<mixed>\d+/\d+)|(?P<over>{_DIGITS}(?:\.\d+)?) ?/ ?(?P<under>{_DIGITS}(?:\.\d+)?)"
     rf"|(?P<decimal>{_DIGITS}?(?:\.\d*)?(?:[eE][+-]?\d{{1,3}})?))"
-    r"(?P<unit> ?%| ?[€£¥]| [^\W\d_]{2,})?\.?"
+    rf"(?P<unit> ?%| ?[€£¥]|{_UNITS}|(?: [^\W\d_]{{2,}}){{1,4}})?\.?"
 )
 _MULTIPLES = {"percent": Fraction(1, 100), "dozen": Fraction(12), "hundred": Fraction(100), "thousand": Fraction(10**3)}
 _MULTIPLES |= {"million": Fraction(10**6), "billion": Fraction(10**9), "trillion": Fraction(10**12)}
-_NO_UNITS = {"pi", "and", "or", "half", "to", "plus", "minus", "times", "mod", "sqrt"}
+_CHANGES = """
+pi and or half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths
+hundredth hundredths point to plus minus times mod over sqrt squared cubed factorial is was not no wait wrong but if
+"""
+_NO_UNITS = frozenset(_CHANGES.split())
+"""Words behind a number that change it or call it in question."""
 _SPELLINGS = str.maketrans({"−": "-", "–": "-", "‐": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "×": "*"})
+_SPELLINGS |= str.maketrans({"⁄": "/", "’": "'"})
 _LATEX = [
     (re.compile(r"\\(?:left|right|displaystyle|!|,|;|:)|\\[()\[\]]"), ""),
     (re.compile(r"\\text(?:bf|rm|it)?\{([^{}]*)\}|\\math(?:rm|bf)\{([^{}]*)\}"), r" \1\2"),
@@ -115,24 +109,32 @@ _LATEX = [
 _FRACTION = re.compile(
     r"(?P<whole>[+-]?\d*) ?\\[dt]?frac ?(?:\{(-?[\d.]+)\} ?\{([\d.]+)\}|(\d)(\d))(?= ?%?\.?$)"
 )  # only where nothing else stands beside it: it binds tighter than a slash
-_SCIENTIFIC = re.compile(r" ?(?:\*|\\times|\\cdot) ?10(?:\^|\*\*)(?:\{([+-]?\d{1,3})\}|([+-]?\d{1,3}))")
+_SCIENTIFIC = re.compile(
+    r"(?:(?<=\d) ?(?:\*|x|\\times|\\cdot) ?|^([+-]?))10(?:\^|\*\*)(?:\{([+-]?\d{1,3})\}|([+-]?\d{1,3}))"
+)
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
+_ONE_SIGN = re.compile("(\\d?)([¼½¾⅐-⅞])")
 
 
 def _clean(text: str) -> str:
     """`text` without the marks around a number: maths mode, `\\text`, spacing, `x =`."""
-    text = text.translate(_SPELLINGS).replace("{,}", ",").strip()
+    text = unwrapped(text.translate(_SPELLINGS).replace("{,}", ","))
+    if not text.isascii():
+        text = _SUPERSCRIPT.sub(lambda m: "^" + unicodedata.normalize("NFKC", m[0]), text)
+        text = _ONE_SIGN.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}", text).translate(_SPELLINGS)
     if "\\" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
         text = text.strip()
     if "$" in text:
         text = re.sub(r"^\$+(.*?)\$+$", r"\1", text, flags=re.DOTALL)
+    text = re.sub(r"^[(\[]([^()\[\]]*)[)\]]$", r"\1", re.sub(r"^(?:minus|negative) (?=\d)", "-", text))
     if "=" in text:
         text = re.sub(r"^(?:[a-zA-Z] ?)?= ?(?=[^=]*$)", "", text)
     if "frac" in text and (match := _FRACTION.match(text)):
         text = match.expand(r"\1 \2\4/\3\5") + text[match.end() :]
     if "10" in text:
-        text = _SCIENTIFIC.sub(r"e\1\2", text)
+        text = _SCIENTIFIC.sub(lambda m: f"{'' if m[1] is None else m[1] + '1'}e{m[2] or m[3]}", text)
     return re.sub(r"\s+", " ", text).strip()
 
 
@@ -147,8 +149,8 @@ def plain_number(text: str) -> PlainNumber | None:
     match = _PLAIN.fullmatch(_clean(text))
     if match is None or (match["sign"] and match["inner"]):
         return None
-    unit = (match["unit"] or "").strip().lower()
-    if unit in _NO_UNITS:
+    unit, *others = (match["unit"] or "").lower().split() or [""]
+    if unit in _NO_UNITS or not _NO_UNITS.union(_MULTIPLES).isdisjoint(others):
         return None
     try:
         if match["mixed"]:
@@ -165,7 +167,7 @@ def plain_number(text: str) -> PlainNumber | None:
 
 
 def _exact(digits: str) -> Fraction:
-    return Fraction(digits.replace(",", "").replace(" ", ""))
+    return Fraction(re.sub("[, '_]", "", digits))
 
 
 def _same_plain(a: PlainNumber, b: PlainNumber) -> bool:
@@ -195,7 +197,9 @@ _EXPONENT = re.compile(r"\^\{-?(\d{1,3})(?:[./]\d{1,3})?\}")
 
 def _latex(text: str) -> str | None:
     """An arithmetic expression as LaTeX, or None where it is none or could take for ever to work out."""
-    text = re.sub(r"\^(-?\d+)", r"^{\1}", _clean(text).replace("**", "^").replace("÷", "/"))
+    text = re.sub(r"√(\d+)|(?<![a-z\\])sqrt\(([^()]*)\)", r"\\sqrt{\1\2}", _clean(text))
+    text = re.sub(r"(?<![a-z\\])pi(?![a-z])|π", r"\\pi ", text)
+    text = re.sub(r"\^(-?\d+)", r"^{\1}", text.replace("**", "^").replace("÷", "/"))
     exponents = [int(exponent) for exponent in _EXPONENT.findall(text)]
     if len(text) > 200 or len(exponents) != text.count("^") or not _EXPRESSION.fullmatch(text):
         return None
@@ -225,7 +229,7 @@ def canonical(answer: str) -> str:
     """One spelling for all spellings of a written-out number (`14`, `14.0`, `$14`); else without spaces and case."""
     number = plain_number(answer)
     if number is None:
-        return "".join(answer.split()).casefold()
+        return "".join(unwrapped(answer).split()).casefold()
     return f"{number.value * 100}%" if number.percent else str(number.value)
 
 
@@ -236,11 +240,20 @@ def _is_right_number(right: str, found: str) -> tuple[bool, str]:
         same = same_number(right, found)
         return same, "found" if same else "wrong"
     number = plain_number(found)
-    undivided = number is not None and number.value.denominator == 1 and re.search(r"/|frac", found) is not None
+    if number is None and "=" in found:
+        found = _end_of_equation(found)
+        number = plain_number(found)
+    undivided = number is not None and number.value.denominator == 1 and re.search(r"\d\s*/|frac", found) is not None
     if number is None or undivided:
         return False, "not_a_number"
     same = _same_plain(wanted, number)
     return same, "found" if same else "wrong"
+
+
+def _end_of_equation(text: str) -> str:
+    """`36` of `12*3=36`, where both sides are the same; else the text as it is."""
+    sides = unwrapped(text).split("=")
+    return sides[-1] if all(same_number(side, sides[-1]) for side in sides) else text
 
 
 def score_answer(extraction: Extraction, right: bool, reason: str, **info: Any) -> Score:

@@ -5,6 +5,7 @@ s is drawn from s + i), every one costs a millisecond of sympy, and none has a s
 """
 
 import ast
+import re
 from fractions import Fraction
 from random import Random
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from posttrain.data import Sample
 from posttrain.rewards import Score
 from posttrain.tasks.answers import answered, extract_answer, score_answer, worked
 from posttrain.tasks.generated import GeneratedTask
+from posttrain.tasks.spelling import unwrapped
 from posttrain.tasks.task import Difficulty, tasks
 
 NUMBERS: dict[Difficulty, int] = {"in": 3, "harder": 4}
@@ -94,9 +96,8 @@ class CountdownTask(GeneratedTask[Countdown]):
         if extraction.value is None:
             return score_answer(extraction, False, extraction.reason)
         target, numbers = reference
-        left, equals, right = extraction.value.partition("=")
-        found = evaluate(left)
-        if found is None or (equals and right.strip() != str(target)):
+        found = _equation(extraction.value, numbers)
+        if found is None:
             return score_answer(extraction, False, "not_an_expression")
         reached, used = found
         if used != numbers:
@@ -104,12 +105,32 @@ class CountdownTask(GeneratedTask[Countdown]):
         return score_answer(extraction, reached == target, "found" if reached == target else "wrong")
 
 
+_SIGNS = str.maketrans({"×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "−": "-", "–": "-", "[": "(", "]": ")"})
+_LATEX = (
+    (re.compile(r"\\left|\\right"), ""),
+    (re.compile(r"\\(?:times|cdot) ?|(?<=[\d)])x(?=[\d(])"), "*"),
+    (re.compile(r"\\div ?"), "/"),
+)
+
+
+def _equation(text: str, numbers: list[int]) -> tuple[Fraction, list[int]] | None:
+    """The side of an equation (mostly there is one side alone) that has the numbers; None where the sides differ."""
+    sides = [evaluate(side) for side in unwrapped(text).split("=")]
+    known = [side for side in sides if side is not None]
+    if len(known) < len(sides) or len({value for value, _ in known}) > 1:
+        return None
+    return next((side for side in known if side[1] == numbers), known[0])
+
+
 def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
     """The exact value of an expression of whole numbers, + - * / and parentheses, and its numbers in rising order.
 
-    None for anything else, division by zero included. At most 200 characters are read.
+    Signs may be LaTeX's or Unicode's. None for anything else, division by zero included. At most 200 characters are
+    read.
     """
-    text = expression.strip().replace("×", "*").replace("÷", "/").replace("−", "-")
+    text = unwrapped(expression).translate(_SIGNS)
+    for pattern, plain in _LATEX:
+        text = pattern.sub(plain, text)
     if len(text) > 200 or not set(text) <= set("0123456789+-*/() "):
         return None
     numbers: list[int] = []

@@ -13,6 +13,7 @@ from posttrain.rewards import Score
 from posttrain.tasks.answers import answered, extract_answer, worked
 from posttrain.tasks.countdown import evaluate
 from posttrain.tasks.generated import GeneratedTask, Part, part_of
+from posttrain.tasks.spelling import unwrapped
 from posttrain.tasks.task import Difficulty, tasks
 
 Rule = int | tuple[int, int, int]
@@ -152,7 +153,7 @@ class GeneralPointsTask(GeneratedTask[Deal]):
         if extraction.value is None:
             return Score(0.0, {"format": 0.0, "reward": ILLEGAL}, {"reason": extraction.reason})
         info = {"extracted": extraction.value}
-        found = evaluate(extraction.value.partition("=")[0])
+        found = evaluate(unwrapped(extraction.value).partition("=")[0])
         if found is None:
             return Score(0.0, {"format": 0.0, "reward": ILLEGAL}, {**info, "reason": "illegal"})
         valid = float(found[1] == sorted(sample.meta.get("numbers", reference[1])))

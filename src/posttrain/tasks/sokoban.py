@@ -12,6 +12,7 @@ from posttrain.errors import UserError
 from posttrain.rewards import Score
 from posttrain.tasks.answers import answered, extract_answer, worked
 from posttrain.tasks.generated import GeneratedTask, Part
+from posttrain.tasks.spelling import unwrapped
 from posttrain.tasks.task import Difficulty, tasks
 
 Cell = tuple[int, int]
@@ -188,7 +189,7 @@ class SokobanTask(GeneratedTask[Position]):
         extraction = extract_answer(answer)
         if extraction.value is None:
             return Score(0.0, {"format": 0.0, "reward": 0.0}, {"reason": extraction.reason})
-        said = [word.casefold() for word in re.split(r"[,\s]+", extraction.value.strip())]
+        said = [_folded(word) for word in re.split(r"[,\s]+", unwrapped(extraction.value))]
         announced = _moves_of(sample.meta.get("labels", LABELS["base"]))
         counted = _moves_of(sample.meta.get("accepted", sample.meta.get("labels", LABELS["base"])))
         wanted = (sample.answer or "").split(",")
@@ -269,4 +270,9 @@ def _room(rng: Random, size: int, boxes: int) -> Room:
 
 
 def _moves_of(labels: List[str]) -> dict[str, str]:
-    return {label.casefold(): move for label, move in zip(labels, MOVES, strict=True)}
+    return {_folded(label): move for label, move in zip(labels, MOVES, strict=True)}
+
+
+def _folded(label: str) -> str:
+    """Case aside, and whether an arrow is to be drawn as text or in colour (Unicode's variation selectors)."""
+    return label.casefold().rstrip("\ufe0e\ufe0f")
