@@ -10,6 +10,7 @@ import pytest
 
 from posttrain.errors import UserError
 from posttrain.rewards import sandbox
+from posttrain.rewards.deadline import deadline
 from posttrain.rewards.sandbox import Limits, isolation, run_python, run_python_many
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="programs are run on Linux alone")
@@ -175,6 +176,13 @@ def test_an_interrupt_does_not_leave_an_answer_for_the_next_one(monkeypatch):
         patch.setattr(sandbox._Worker, "_read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_python("x = 'old'", result="x")
+    assert run_python("x = 'new'", result="x").value == "new"
+
+
+def test_a_deadline_of_the_caller_is_no_outcome_of_the_program():
+    run_python("x = 1")
+    with pytest.raises(TimeoutError, match=r"more than 0\.1 s"), deadline(0.1):
+        run_python("import time; time.sleep(5)")
     assert run_python("x = 'new'", result="x").value == "new"
 
 

@@ -109,7 +109,7 @@ def run_python(
         reply = worker.ask(json.dumps(request).encode(), limits.seconds + _GRACE)
     except BaseException as error:  # also when interrupted: its answer would go to the next one who asks
         worker.close()
-        if isinstance(error, OSError):
+        if isinstance(error, ConnectionError):
             return Outcome(failure="crashed", error=f"the process that runs programs broke down ({error})")
         raise
     _workers.put_back(worker)
@@ -210,7 +210,7 @@ class _Worker:
         )
 
     def ask(self, request: bytes, seconds: float) -> dict[str, Any]:
-        """Send a request and wait for its reply; raises `OSError`."""
+        """Send a request and wait for its reply; raises `ConnectionError`."""
         assert self.process.stdin is not None
         sent = memoryview(len(request).to_bytes(8) + request)
         while sent:
@@ -224,7 +224,7 @@ class _Worker:
         found = b""
         while len(found) < size:
             if not select.select([self.process.stdout], [], [], seconds)[0]:
-                raise TimeoutError(f"no reply within {seconds:g} s")
+                raise ConnectionError(f"no reply within {seconds:g} s")
             chunk = self.process.stdout.read(size - len(found))
             if not chunk:
                 raise ConnectionError("it ended")
