@@ -151,14 +151,17 @@ class ServerEngine:
         """
         answers: list[tuple[Completion, bool]] = []
         first = int(stream(sampling.seed, key, 0).integers(2**31))
+        aborted = 0
         while len(answers) < n:
             wanted = Wanted(
                 self.model, n - len(answers), first + len(answers), sampling, self.tokenizer, self.processed_logprobs
             )
             reply = self._post(path, request(self._known_dialect(), wanted) | body)
             # What a pause cuts short is drawn again, and so are those behind it: a sample's place is its seed.
-            choices = list(takewhile(lambda choice: choice.get("finish_reason") != "abort", reply.get("choices") or ()))
-            if not choices:
+            found = reply.get("choices") or []
+            choices = list(takewhile(lambda choice: choice.get("finish_reason") != "abort", found))
+            aborted += len(choices) < len(found)
+            if not choices and (not found or aborted > self.retries):
                 raise UserError(
                     f"the server at {self.base_url} returned no answer to prompt {prompt}: {wanted.n} of {n} samples "
                     f"are missing; it said {str(reply)[:500]}"

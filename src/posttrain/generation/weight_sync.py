@@ -148,22 +148,21 @@ class FolderSync:
         _check_paths(self.control, (self.PAUSE, self.RELOAD, self.RESET, self.RESUME), self.START)
         if self.control.get("/is_paused").get("is_paused"):
             raise UserError(
-                f"the server at {self.control.root} is paused, perhaps by a run that was cut off, and answers nobody: "
-                f"curl -X POST {self.control.root}{self.RESUME}"
+                f"the server at {self.control.root} is paused and answers nobody, perhaps since a run could not send "
+                f"it weights: restart it, or, where it has whole ones, curl -X POST {self.control.root}{self.RESUME}"
             )
 
     def push(self, save: Save, version: int) -> str:
-        """See `Synchroniser.push`. What a server has that did not take the weights may be half of them."""
+        """See `Synchroniser.push`. A server that does not take the weights stays paused: vLLM has then dropped its own,
+        and would end at the next request."""
         target = _saved(save, self.folder, version)
         if (target / "adapter_config.json").exists():
             raise UserError("sync 'folder' brings whole models to the server, but this policy is an adapter: 'adapter'")
         kwargs = {"weights_path": _place(target, self.folder, self.seen_as)}
         _done(self.control, f"{self.PAUSE}?mode=wait", None, self.START)
-        try:
-            _done(self.control, self.RELOAD, {"method": "reload_weights", "kwargs": kwargs}, self.START)
-            _done(self.control, self.RESET, None, self.START)
-        finally:  # a paused server would let the next run wait
-            self.control.post(self.RESUME)
+        _done(self.control, self.RELOAD, {"method": "reload_weights", "kwargs": kwargs}, self.START)
+        _done(self.control, self.RESET, None, self.START)
+        _done(self.control, self.RESUME, None, self.START)
         if self._served is not None and self._served != target:
             shutil.rmtree(self._served, ignore_errors=True)
         self._served = target
