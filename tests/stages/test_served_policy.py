@@ -287,7 +287,6 @@ def test_a_plan_looks_at_the_server_and_changes_nothing(server: Serving, tmp_pat
             "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True .* --enable-lora",
         ),
         ({}, {"sync": "adapter"}, "the stage trains all weights"),
-        ({}, {"adapter": True}, "the stage trains an adapter"),
         ({}, {"longest_prompt": 505}, "505 tokens and answers up to 12, but 'policy' at .* takes 512 in all"),
     ],
 )

@@ -203,7 +203,8 @@ def check_served(
 ) -> str:
     """What a plan can know of a server to draw rollouts; a note for the user.
 
-    `adapter`: does the stage train one? Raises `UserError` for a server out of reach, one that knows no token ids or
+    `adapter`: does the stage train one? (On the sum of an earlier one it is saved as a whole model, so that `folder` is
+    left for the first push to judge.) Raises `UserError` for a server out of reach, one that knows no token ids or
     lacks the endpoints that `sync` needs, a `sync` that does not fit the stage, and answers that do not fit the server.
     """
     synchroniser = synchroniser_of(server, sync, folder)
@@ -217,8 +218,6 @@ def check_served(
         )
     if sync == "adapter" and not adapter:
         raise UserError("rollouts.server.sync is 'adapter', but the stage trains all weights: set 'folder', or adapter")
-    if sync == "folder" and adapter:
-        raise UserError("rollouts.server.sync is 'folder', but the stage trains an adapter: set 'adapter'")
     room = _max_model_len(server)
     if room is not None and longest_prompt + sampling.max_new_tokens > room:
         raise UserError(
