@@ -59,6 +59,11 @@ class Attempt:
         return None if found is None else str(found)
 
     @property
+    def canonical(self) -> str | None:
+        """The same in one spelling, by which answers are counted (`info["canonical"]`, where it is another)."""
+        return str(self.verdict.info["canonical"]) if "canonical" in self.verdict.info else self.extracted
+
+    @property
     def length(self) -> int:
         """Drawn tokens, the end token included."""
         return len(self.tokens) if self.drawn is None else int(self.drawn.sum())
@@ -78,7 +83,9 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Moment:
-    """When a reward is asked for: `progress`, the share of the run that is behind, in [0, 1); whom it may `ask`."""
+    """When a reward is asked for: `progress`, the share of the run that is behind, in [0, 1); whom it may `ask`; how
+    many seconds it may take for one attempt (`time_limit`; None: as long as it likes)."""
 
     progress: float = 0.0
     ask: Ask = _no_models
+    time_limit: float | None = None

@@ -23,7 +23,7 @@ def majority(attempts: List[Attempt], progress: float) -> list[Score]:
     that are as frequent the first one counts. Parts: `ratio`, the votes for it among all attempts, and `label_right`,
     whether it is the right one, where that is known (it plays no part in the reward).
     """
-    found = [_vote(attempt) for attempt in attempts]
+    found = [attempt.canonical for attempt in attempts]
     counts = Counter(answer for answer in found if answer is not None)
     winner, votes = counts.most_common(1)[0] if counts else (None, 0)
     parts = {"ratio": votes / len(attempts)}
@@ -34,10 +34,6 @@ def majority(attempts: List[Attempt], progress: float) -> list[Score]:
         Score(float(answer is not None and answer == winner), parts, {"extracted": answer, "label": winner})
         for answer in found
     ]
-
-
-def _vote(attempt: Attempt) -> str | None:
-    return None if attempt.extracted is None else str(attempt.verdict.info.get("canonical", attempt.extracted))
 
 
 @model_reward("self_certainty")
