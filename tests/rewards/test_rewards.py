@@ -46,6 +46,13 @@ def tokens(attempt: Attempt, *, each: float = 1.0) -> float:
     return each * attempt.length
 
 
+@reward("test_hang")
+def hang(attempt: Attempt) -> float:
+    while attempt.text == "slow":
+        pass
+    return 1.0
+
+
 @group_reward("test_rank")
 def rank(attempts, progress):
     return [index + progress for index, _ in enumerate(attempts)]
@@ -205,3 +212,9 @@ def test_golden_log_ratio_of_a_tuned_model_and_its_base():
     assert found[0].value == pytest.approx(1.9)
     (same,) = build_reward({"name": "log_ratio", "model": "sft", "base": "sft"})([[attempt(length=3)]], Moment(0, ask))
     assert same[0].value == 0
+
+
+def test_a_reward_that_hangs_costs_its_answer_and_not_the_run():
+    moment = Moment(time_limit=0.2)
+    (found,) = build_reward("test_hang")([[attempt("quick"), attempt("slow"), attempt("quick")]], moment)
+    assert [score.error for score in found] == [None, "TimeoutError: it took more than 0.2 s", None]

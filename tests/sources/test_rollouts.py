@@ -35,7 +35,7 @@ class Mouth:
     def __init__(self, say: Any = lambda key, draw: str((key + draw) % 3)) -> None:
         self.say, self.asked = say, 0
 
-    def __call__(self, samples: Any, prompts: Any, n: int, sampling: Sampling) -> list[Completion]:
+    def __call__(self, samples: Any, prompts: Any, n: int, sampling: Sampling, step: Step) -> list[Completion]:
         self.asked += len(prompts)
         if sampling.temperature == 0:
             return [self._completion(index, prompt.key, 0) for index, prompt in enumerate(prompts)]
@@ -249,8 +249,8 @@ def test_the_greedy_answer_is_what_a_question_is_compared_with() -> None:
 
 def test_where_the_greedy_answer_has_no_reward_nothing_is_compared_with_it() -> None:
     class Lost(Mouth):
-        def __call__(self, samples: Any, prompts: Any, n: int, sampling: Sampling) -> list[Completion]:
-            drawn = super().__call__(samples, prompts, n, sampling)
+        def __call__(self, samples: Any, prompts: Any, n: int, sampling: Sampling, step: Step) -> list[Completion]:
+            drawn = super().__call__(samples, prompts, n, sampling, step)
             return [replace(one, text="broken") for one in drawn] if sampling.temperature == 0 else drawn
 
     with pytest.raises(UserError, match="the greedy answer got no reward: RuntimeError: cannot read this"):

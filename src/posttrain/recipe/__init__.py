@@ -12,13 +12,12 @@ from posttrain.recipe.fields import (
     Merge,
     Model,
     Recipe,
-    RolloutSource,
-    Server,
     Stage,
     Train,
     Watch,
 )
 from posttrain.recipe.reading import changed_fields, check_recipe, read_recipe, shipped_recipes, to_yaml
+from posttrain.recipe.rollouts import RolloutServer, RolloutSource, Server
 
 __all__ = [
     "Asked",
@@ -31,6 +30,7 @@ __all__ = [
     "Merge",
     "Model",
     "Recipe",
+    "RolloutServer",
     "RolloutSource",
     "Server",
     "Stage",

@@ -1,8 +1,12 @@
 """What all models of user-written YAML have in common."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+Piece = str | dict[str, Any]
+"""A piece of a room by name, or `{name: ..., option: value}`."""
 
 
 class Strict(BaseModel):

@@ -27,6 +27,7 @@ from typing import Any
 from posttrain.errors import UserError
 from posttrain.registry import Registry
 from posttrain.rewards.attempt import Attempt, Moment
+from posttrain.rewards.deadline import deadline
 from posttrain.rewards.score import Score
 
 Spec = str | Mapping[str, Any] | List[str | Mapping[str, Any]]
@@ -148,7 +149,9 @@ def _named(spec: Mapping[str, Any]) -> tuple[str, Reward]:
         return name, lambda groups, moment: _of_models(name, function, groups, moment, options)
     if name in _OF_GROUPS:
         return name, lambda groups, moment: [_of_group(name, function, group, moment, options) for group in groups]
-    return name, lambda groups, moment: [[_scored(lambda a: function(a, **options), a) for a in g] for g in groups]
+    return name, lambda groups, moment: [
+        [_scored(lambda a: function(a, **options), attempt, moment) for attempt in group] for group in groups
+    ]
 
 
 def _of_models(
@@ -164,7 +167,8 @@ def _of_group(
     name: str, function: Callable[..., Any], attempts: List[Attempt], moment: Moment, options: Mapping[str, Any]
 ) -> list[Score]:
     try:
-        found = function(attempts, moment.progress, **options)
+        with deadline((moment.time_limit or 0.0) * len(attempts)):
+            found = function(attempts, moment.progress, **options)
     except Exception as error:  # whatever it is costs these answers, is counted, and shown with its cause
         return [Score(0.0, error=f"{type(error).__name__}: {error}") for _ in attempts]
     return _checked(name, attempts, found)
@@ -177,9 +181,10 @@ def _checked(name: str, attempts: List[Attempt], found: Any) -> list[Score]:
     return [_as_score(value) for value in found]
 
 
-def _scored(function: Callable[[Attempt], Score | float], attempt: Attempt) -> Score:
+def _scored(function: Callable[[Attempt], Score | float], attempt: Attempt, moment: Moment) -> Score:
     try:
-        return _as_score(function(attempt))
+        with deadline(moment.time_limit or 0.0):
+            return _as_score(function(attempt))
     except Exception as error:  # whatever it is costs this answer, is counted, and shown with its cause
         return Score(0.0, error=f"{type(error).__name__}: {error}")
 

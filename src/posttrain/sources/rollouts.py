@@ -29,8 +29,9 @@ from posttrain.sources.rollout import (
 )
 from posttrain.sources.weighing import KLWeight, add, mean_advantage, weighed
 
-Generate = Callable[[List[Sample], List[Prompt], int, Sampling], list[Completion]]
-"""`(samples, prompts, n, sampling)` -> `n` completions for each prompt, of the policy as it is at the call."""
+Generate = Callable[[List[Sample], List[Prompt], int, Sampling, Step], List[Completion]]
+"""`(samples, prompts, n, sampling, step)` -> `n` completions for each prompt, of the policy as it is in that step.
+Every rank calls it as often, also without a prompt."""
 
 
 class Rollouts:
@@ -176,13 +177,15 @@ class Rollouts:
         """`n` answers to each question, with their rewards."""
         with step.lap("time/generate"):
             samples = [question.sample for question in asked]
-            drawn = self.generate(samples, prompts, n, sampling) if prompts else []
+            drawn = self.generate(samples, prompts, n, sampling, step)
         attempts = [
             [self._attempt(question, completion, sampling) for completion in drawn[index * n : (index + 1) * n]]
             for index, question in enumerate(asked)
         ]
         with step.lap("time/reward"):
-            moment = Moment(step.progress, self.ask(step)) if self.ask is not None else Moment(step.progress)
+            moment = Moment(step.progress, time_limit=self.settings.time_limit)
+            if self.ask is not None:
+                moment = replace(moment, ask=self.ask(step))
             scores = self.reward(attempts, moment)
         return [
             [Rollout(attempt, score, draw) for draw, (attempt, score) in enumerate(zip(*both, strict=True))]

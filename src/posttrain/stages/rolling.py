@@ -1,8 +1,10 @@
 """A train stage's own answers as its data: questions, engine, rewards and advantages become a source."""
 
 import math
+from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +16,21 @@ from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer
 from posttrain.generation import Completion, Prompt, Sampling
+from posttrain.generation.dialogue import Generate as Draw
+from posttrain.generation.dialogue import converse
 from posttrain.generation.local import LocalEngine
 from posttrain.objectives import Objective
-from posttrain.policy import Policy
-from posttrain.recipe import RolloutSource, Train
+from posttrain.policy import Policy, load_tokenizer
+from posttrain.recipe import RolloutServer, RolloutSource, Train
 from posttrain.rewards import Ask, build_reward, reward_models, reward_names
 from posttrain.sources import Source
 from posttrain.sources.rollout import Question, Rollout, RolloutSettings
-from posttrain.sources.rollouts import Rollouts
+from posttrain.sources.rollouts import Generate, Rollouts
 from posttrain.stages.asking import questions, sampling_of
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
 from posttrain.stages.models import load_policy
+from posttrain.stages.served_policy import PROBES, check_served, served_policy
 from posttrain.stages.shape import check_one_vocabulary
 from posttrain.stages.supply import Numbers
 from posttrain.training.step import score_sequences
@@ -49,6 +54,7 @@ class RolloutSupply:
         _check(context, stage, rules, objective)
         self.samples = questions(context, stage.data)
         self._check_answers()
+        self.rendering = rendering
         self.prompts = prompts_of(self.samples, tokenizer, rendering, rules.max_new_tokens)
         ends = tuple(sorted(turn_end_tokens(tokenizer, rendering)))
         sampling = replace(sampling_of(rules, context.recipe.seed), stop_tokens=ends)
@@ -81,7 +87,22 @@ class RolloutSupply:
             "answers": rounds * rules.prompts * rules.n,
             "longest_prompt": max(len(tokens) for tokens in self.prompts.values()),
         }
-        return found, ()
+        return found, self._check_server(found)
+
+    def _check_server(self, found: Numbers) -> tuple[str, ...]:
+        rules = self.rules.server
+        if rules is None:
+            return ()
+        note = check_served(
+            rules,
+            load_tokenizer(self.context.origin(self.stage.init_from).path),
+            sync=rules.sync,
+            folder=self._shared_folder(rules),
+            adapter=self.stage.adapter is not None,
+            sampling=self.settings.sampling,
+            longest_prompt=int(found["longest_prompt"]),
+        )
+        return (note,)
 
     def cache_reference(self, reference: Policy) -> None:
         """Refused: what is drawn anew has no scores to keep."""
@@ -90,12 +111,7 @@ class RolloutSupply:
     def source(self, policy: Policy) -> Source:
         """See `Supply.source`."""
         context = self.context
-        engine = LocalEngine(policy.model, policy.tokenizer, slots=self.rules.slots)
         judges = {name: load_policy(context, name) for name in reward_models(self.rules.reward)}
-
-        def generate(samples: List[Sample], prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
-            with policy.computing():
-                return engine.generate(prompts, n, sampling)
 
         def ask(step: Step) -> Ask:
             return lambda model, sequences, needs: (
@@ -109,7 +125,7 @@ class RolloutSupply:
         return Rollouts(
             [Question(sample, self.prompts[sample.id]) for sample in self.samples],
             self.settings,
-            generate=generate,
+            generate=self._generate(policy),
             reward=self.reward,
             verify=context.verify,
             advantage=self.advantage,
@@ -119,6 +135,66 @@ class RolloutSupply:
             rank=context.ranks.rank,
             ranks=context.ranks.count,
         )
+
+    def _generate(self, policy: Policy) -> Generate:
+        """Answers of this very policy, or of a server that is sent its weights; in several turns where asked for."""
+        draw = self._served(policy) if self.rules.server is not None else self._local(policy)
+
+        def generate(
+            samples: List[Sample], prompts: List[Prompt], n: int, sampling: Sampling, step: Step
+        ) -> List[Completion]:
+            drawing = draw(step)
+            if self.rules.turns == 1:
+                return drawing(prompts, n, sampling)
+            return converse(
+                drawing,
+                prompts,
+                n,
+                sampling,
+                samples=samples,
+                environment=self.context.environment,
+                tokenizer=policy.tokenizer,
+                rendering=self.rendering,
+                turns=self.rules.turns,
+            )
+
+        return generate
+
+    def _local(self, policy: Policy) -> Callable[[Step], Draw]:
+        engine = LocalEngine(policy.model, policy.tokenizer, slots=self.rules.slots)
+
+        def generate(prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
+            with policy.computing():
+                return engine.generate(prompts, n, sampling) if prompts else []
+
+        return lambda step: generate
+
+    def _served(self, policy: Policy) -> Callable[[Step], Draw]:
+        rules = self.rules.server
+        assert rules is not None
+        served = served_policy(
+            policy,
+            rules,
+            self.context.ranks,
+            sync=rules.sync,
+            folder=self._shared_folder(rules),
+            seen_as=rules.seen_as,
+            probe=[Prompt(self.prompts[sample.id]) for sample in self.samples[:PROBES]],
+            sampling=self.settings.sampling,
+            tolerance=rules.probe_tolerance,
+            timeout=rules.timeout,
+        )
+
+        def draw(step: Step) -> Draw:
+            gap = served.synchronise(step.index)
+            if gap is not None:
+                step.report["probe_gap"] = (gap, 1)
+            return served.generate
+
+        return draw
+
+    def _shared_folder(self, rules: RolloutServer) -> Path:
+        return Path(rules.folder) if rules.folder else self.context.folder / "served" / self.name
 
     def probe(self, count: int) -> list[Sequence]:
         """The first questions, read as if they were answers."""
@@ -134,6 +210,9 @@ class RolloutSupply:
         self.context.journal.answers(self.name, [row for share in shares for row in share])
 
     def _check_answers(self) -> None:
+        if self.rules.turns > 1:
+            for sample in self.samples:
+                self.context.interactive(sample)
         if "task" not in reward_names(self.rules.reward):
             return
         missing = [sample for sample in self.samples if not self.context.has_verifier(sample)]

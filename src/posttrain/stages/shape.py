@@ -14,7 +14,7 @@ from posttrain.generation.slots import StepMasks
 from posttrain.policy import load_tokenizer, model_path
 from posttrain.policy.loading import context_length
 from posttrain.recipe import Model
-from posttrain.recipe.fields import Piece
+from posttrain.recipe.strict import Piece
 from posttrain.stages.context import Context
 
 
