@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -195,3 +196,32 @@ def test_other_systems_get_a_clear_error(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UserError, match="on Linux alone, and this is darwin"):
         run_python("x = 1")
+
+
+STARTS_AND_DIES = """
+import glob, os, threading, time
+from posttrain.rewards import sandbox
+
+def children(process):
+    return " ".join(open(path).read() for path in glob.glob(f"/proc/{process}/task/*/children")).split()
+
+threading.Thread(target=sandbox.run_python, args=("import time; time.sleep(60)",), daemon=True).start()
+started = []
+while len(started) < 2:
+    time.sleep(0.05)
+    workers = children(os.getpid())
+    started = [*workers, *(program for worker in workers for program in children(worker))]
+os.write(1, " ".join(started).encode())
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_was_started_ends_with_the_trainer():
+    done = subprocess.run([sys.executable, "-c", STARTS_AND_DIES], capture_output=True, text=True, check=False)
+    started = [f"/proc/{process}" for process in done.stdout.split()]
+    end = time.monotonic() + 5
+    while any(map(os.path.exists, started)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(started) == 2
+    assert not any(map(os.path.exists, started))
+    assert done.stderr == ""

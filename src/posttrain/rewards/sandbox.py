@@ -26,6 +26,7 @@ import json
 import math
 import os
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -129,7 +130,7 @@ def run_python_many(
 
     `inputs`: the variables of each.
     """
-    width = min(len(codes), at_once or len(os.sched_getaffinity(0)))
+    width = min(len(codes), at_once or _cores())
     given = [{}] * len(codes) if inputs is None else inputs
 
     def run(code: str, names: Mapping[str, Any]) -> Outcome:
@@ -141,10 +142,14 @@ def run_python_many(
         return list(pool.map(run, codes, given))
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+
+
 @lru_cache(maxsize=1)
 def isolation() -> Isolation:
     """What programs are kept from on this machine: found out by a program that tries."""
-    tried = run_python(_TRY, result="tried", inputs={"outside": str(_WORKER.parent), "other": os.getpid()})
+    tried = run_python(_TRY, result="tried", inputs={"other": os.getpid()})
     if tried.failure is not None:
         raise UserError(f"programs cannot be run here: {tried.error}")
     return Isolation(**tried.value)
@@ -164,7 +169,7 @@ def divide():
 tried = {
     "network": refused(socket.socket),
     "processes": refused(divide),
-    "files": refused(lambda: os.listdir(outside)),
+    "files": refused(lambda: os.listdir("/")),
     "signals": refused(lambda: os.kill(other, 0)),
 }
 """
@@ -196,18 +201,21 @@ class _Worker:
     """A process that runs one program at a time."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="posttrain-programs-", ignore_cleanup_errors=True)
+        self.folder = tempfile.mkdtemp(prefix="posttrain-programs-")  # the worker removes it
         # The hash seed: a set is walked through in the same order every time.
         surroundings = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-S", "-s", "-P", "-B", "-X", "utf8", str(_WORKER), self.folder.name],
+            [sys.executable, "-S", "-s", "-P", "-B", "-X", "utf8", str(_WORKER), self.folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=surroundings,
-            cwd=self.folder.name,
+            cwd=self.folder,
             start_new_session=True,  # an interrupt of the terminal is none of its business
             bufsize=0,
         )
+        assert self.process.stdout is not None
+        self.replies = select.poll()
+        self.replies.register(self.process.stdout, select.POLLIN)
 
     def ask(self, request: bytes, seconds: float) -> dict[str, Any]:
         """Send a request and wait for its reply; raises `ConnectionError`."""
@@ -223,7 +231,7 @@ class _Worker:
         assert self.process.stdout is not None
         found = b""
         while len(found) < size:
-            if not select.select([self.process.stdout], [], [], seconds)[0]:
+            if not self.replies.poll(seconds * 1000):
                 raise ConnectionError(f"no reply within {seconds:g} s")
             chunk = self.process.stdout.read(size - len(found))
             if not chunk:
@@ -241,7 +249,7 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.folder.cleanup()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass
@@ -283,4 +291,5 @@ def _after_fork() -> None:
     _workers = _Workers()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

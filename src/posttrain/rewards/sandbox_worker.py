@@ -121,6 +121,7 @@ def set_limits(limits: dict[str, Any]) -> None:
 def run_here(request: dict[str, Any], folder: str, rules: int | None, output: int, result: int) -> NoReturn:
     """Become the program: confine this process, run it, write its result, end."""
     os.setsid()
+    _libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # die with the process that watches
     if rules is not None:
         _libc.syscall(446, rules, 0)
     for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2), (result, RESULT)):
@@ -207,9 +208,9 @@ def run(request: dict[str, Any], folder: str, usual: int | None) -> dict[str, An
     return {**reply, "stopped": stopped, "code": os.waitstatus_to_exitcode(status)}
 
 
-def _watch(limits: dict[str, Any], output: int, result: int) -> tuple[dict[int, bytes], str | None]:
+def _watch(limits: dict[str, Any], output: int, result: int) -> tuple[dict[int, bytearray], str | None]:
     """Read what a program writes until both pipes are closed, or it is to be stopped, and why."""
-    read = {output: b"", result: b""}
+    read = {output: bytearray(), result: bytearray()}
     end = time.monotonic() + limits["seconds"]
     waiting = select.poll()
     for pipe in read:
@@ -249,12 +250,12 @@ def _receive() -> dict[str, Any] | None:
     return request
 
 
-def serve(folder: str) -> None:
-    """Answer requests until nobody asks any more."""
+def get_ready() -> None:
+    """Do once what every fork has then."""
     for name in PRELOADED.split():
         with suppress(ImportError):
             __import__(name)
-    # What Python sets up when it first compiles and fails is there for every fork then: half of a program's time.
+    # What Python sets up when it first compiles and fails: half of a short program's time.
     _outcome("def f():\n    return 1.5", "f()", {})
     _outcome("f(", None, {})
     _outcome("1 / 0", None, {})
@@ -262,11 +263,19 @@ def serve(folder: str) -> None:
     give_up_privileges()
     gc.collect()
     gc.freeze()  # a fork then shares these pages for good
+
+
+def serve(folder: str) -> None:
+    """Answer requests until nobody asks any more; then remove the folder."""
+    get_ready()
     usual = allowed_files(folder)
-    while (request := _receive()) is not None:
-        body = json.dumps(run(request, folder, usual)).encode()
-        sys.stdout.buffer.write(len(body).to_bytes(8) + body)
-        sys.stdout.buffer.flush()
+    with suppress(BrokenPipeError):  # nobody waits for the answer any more
+        while (request := _receive()) is not None:
+            body = json.dumps(run(request, folder, usual)).encode()
+            sent = len(body).to_bytes(8) + body
+            while sent:
+                sent = sent[os.write(1, sent) :]
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
