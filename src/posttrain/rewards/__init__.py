@@ -1,6 +1,6 @@
 """How an answer is scored."""
 
-from posttrain.rewards import levels, models, program, reason_act, shaping, sql, tool_rewards, unlabelled
+from posttrain.rewards import levels, models, program, reason_act, screening, shaping, sql, tool_rewards, unlabelled
 from posttrain.rewards.attempt import Ask, Attempt, Moment, Verify
 from posttrain.rewards.reward import (
     Reward,
@@ -32,6 +32,7 @@ __all__ = [
     "reward_models",
     "reward_names",
     "rewards",
+    "screening",
     "shaping",
     "sql",
     "tool_rewards",
