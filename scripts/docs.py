@@ -18,7 +18,7 @@ from posttrain.advantages import advantages
 from posttrain.catalogue import FAMILIES, papers, status
 from posttrain.curation import curations
 from posttrain.objectives import objectives
-from posttrain.recipe import fields, shipped_recipes
+from posttrain.recipe import Thinking, fields, shipped_recipes
 from posttrain.registry import Registry
 from posttrain.rewards import rewards
 from posttrain.sources import transforms
@@ -91,6 +91,7 @@ def recipes_page() -> str:
     for name, model in fields.STAGE_KINDS.items():
         parts.append(f"## Stage `{name}`\n\n{(model.__doc__ or '').strip()}\n\n{table(model)}")
     parts.append(f"### `watch`\n\n{(fields.Watch.__doc__ or '').strip()}\n\n{table(fields.Watch)}")
+    parts.append(f"### `thinking`\n\n{(Thinking.__doc__ or '').strip()}\n\n{table(Thinking)}")
     parts.append(f"### `early_stopping`\n\n{(fields.EarlyStop.__doc__ or '').strip()}\n\n{table(fields.EarlyStop)}")
     parts.append(f"### `rollouts`\n\n{(fields.RolloutSource.__doc__ or '').strip()}\n\n{table(fields.RolloutSource)}")
     rooms = {"Objectives": objectives, "Advantages": advantages, "Rewards": rewards, "Transforms": transforms}
