@@ -121,7 +121,10 @@ def test_files_may_be_opened_by_name(tmp_path):
     code = f"x = open({str(tmp_path / 'a')!r}).read()"
     assert run_python(code, result="x").failure == "error"
     assert run_python(code, result="x", readable=[str(tmp_path)]).value == "42"
-    assert run_python(code.replace(").read", ", 'w').read"), readable=[str(tmp_path)]).failure == "error"
+    for change in ("open(path, 'w')", "os.truncate(path, 0)", "os.unlink(path)", "os.chmod(path, 0)", "os.utime(path)"):
+        found = run_python(f"import os; {change}", inputs={"path": str(tmp_path / "a")}, readable=[str(tmp_path)])
+        assert "PermissionError" in found.error, change
+    assert (tmp_path / "a").read_text() == "42"
 
 
 def test_several_run_side_by_side():

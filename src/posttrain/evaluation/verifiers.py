@@ -126,9 +126,9 @@ def labelled(name: str) -> Iterator[Labelled]:
 
 def judge(name: str) -> Judgement:
     """Ask a verifier about all its labelled answers."""
-    verify, judged = VERIFIERS.get(name, verify_exact), []
+    judged = []
     for answer in labelled(name):
-        score = verify(answer.sample, answer.text)
+        score = VERIFIERS[name](answer.sample, answer.text)
         if score.error is not None:
             raise UserError(f"verifier '{name}' gives no verdict of {answer.text!r}: {score.error}")
         judged.append(Judged(answer, score.value >= 1, str(score.info.get("reason", ""))))

@@ -3,20 +3,21 @@
     run_python("def solution():\\n    return 6 * 7", result="solution()").value      # 42
 
 Linux only. Every program is a fork of a small process (`sandbox_worker`) that has the standard library and nothing
-else. What holds always: no environment variable of this process is passed on; an empty folder that is removed
+else. What holds always: no environment variable of this process is passed on; an empty folder, emptied
 afterwards; limits of wall-clock and CPU time, address space, output, size of a file and number of open files; root's
 capabilities are given up; a program that runs out of time is killed with its process group.
 
 What holds where the kernel offers it (no privileges are needed; `isolation` tries it out and says what holds here):
 
 - No network, no further process or thread, no signal to another one (seccomp, on x86-64 and ARM64).
-- No file is read but Python's and the system's libraries, none written outside of the folder (Landlock, Linux 6.2).
+- No file is read but Python's and the system's libraries, none written outside of the folder (Landlock, Linux 6.2);
+  modes, owners and times of files stay as they are (seccomp).
 
-What is not isolated: the kernel itself (a program that exploits it is out), the same user id, time as seen by other
-processes, and the total size of all files together (each one is limited). Where `isolation` says that files are open,
-a program reads and destroys whatever this user may; where it says that processes are allowed, one that leaves its
-process group stays behind. That keeps accidents and ordinary malice of a language model away. For programs of a human
-adversary use a virtual machine.
+What is not isolated: the kernel itself (a program that exploits it is out); the user id; which files there are, and how
+large (`stat`), for whoever knows their names; the cores that others compute on; and the total size of a program's files
+(each one is limited). Where `isolation` says that files are open, a program reads and destroys whatever this user may;
+where it says that processes are allowed, one that leaves its process group stays behind. This keeps away accidents, and
+what a language model thinks of. For programs of a human adversary use a virtual machine.
 
 A program can give back any value it likes: what decides whether it is right must not be known inside.
 """

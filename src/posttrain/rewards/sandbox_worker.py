@@ -34,7 +34,7 @@ OPEN_FILES = 32
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # System calls that fail with EPERM, with their numbers on x86-64 and ARM64 (None: it is not there): sockets, processes
 # and threads, other programs, signals, other processes' memory, name spaces, higher limits, memory that is not counted
-# or outlives the program, and io_uring, which could do the same.
+# or outlives the program, io_uring (it could do the same), and what Landlock leaves: modes, owners and times of files.
 _FORBIDDEN = """
 socket 41 198, socketpair 53 199, fork 57 None, vfork 58 None, clone 56 220, clone3 435 435, execve 59 221,
 execveat 322 281, kill 62 129, tkill 200 130, tgkill 234 131, rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240,
@@ -42,7 +42,10 @@ pidfd_send_signal 424 424, pidfd_open 434 434, pidfd_getfd 438 438, ptrace 101 1
 process_vm_writev 311 271, unshare 272 97, setns 308 268, setrlimit 160 164, prlimit64 302 261, shmget 29 194,
 msgget 68 186, semget 64 190, mq_open 240 180, memfd_create 319 279, memfd_secret 447 447, userfaultfd 323 282,
 add_key 248 217, request_key 249 218, keyctl 250 219, bpf 321 280, perf_event_open 298 241,
-open_by_handle_at 304 265, io_uring_setup 425 425, io_uring_enter 426 426, io_uring_register 427 427
+open_by_handle_at 304 265, io_uring_setup 425 425, io_uring_enter 426 426, io_uring_register 427 427,
+chmod 90 None, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 None, fchown 93 55, lchown 94 None,
+fchownat 260 54, utime 132 None, utimes 235 None, futimesat 261 None, utimensat 280 88, setxattr 188 5,
+lsetxattr 189 6, fsetxattr 190 7, removexattr 197 14, lremovexattr 198 15, fremovexattr 199 16
 """
 # Landlock's rights: read files and folders; read, write and truncate a file; make and remove what is in a folder, too.
 _READ, _WRITE_FILE, _OWN_FOLDER = 0b1100, 1 << 14 | 0b0110, 1 << 14 | 1 << 12 | 0b110111110
