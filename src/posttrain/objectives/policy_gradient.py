@@ -78,13 +78,15 @@ def _ppo(
     (verl 3). `importance_cap` C: times sg min(C, π_old / π_sampler), which corrects for a sampler that is not quite the
     policy (reads the column `sampled_logprob`; TRL 3 for vLLM). Methods differ by `reduction`: `sequences` (GRPO, the
     default, and PPO as sheet 48 has it), `tokens` (DAPO), `{constant: longest answer}` (Dr.GRPO). Metrics `[N]`:
-    `ratio`, `clipped_high`, `clipped_low`, `kl_to_old` (k3, nats).
+    `ratio`, `clipped_high`, `clipped_low`, `kl_to_old` (k3, nats); with the cap `importance` and `importance_gap`, the
+    distance of the two log-probs (a ratio is 1 on average, however stale the sampler).
     """
     loss, metrics = clipped_surrogate(scores, batch, clip_low, clip_high, dual_clip)
     if importance_cap is not None:
         old = batch.columns.get("old_logprobs", scores.logprobs).detach()
-        weight = (old - batch.column("sampled_logprob")).exp().clamp(max=importance_cap)
-        loss, metrics = weight * loss, {**metrics, "importance": weight}
+        gap = old - batch.column("sampled_logprob")
+        weight = gap.exp().clamp(max=importance_cap)
+        loss, metrics = weight * loss, {**metrics, "importance": weight, "importance_gap": gap.abs()}
     return loss, metrics
 
 

@@ -1,6 +1,7 @@
 """A train stage's own answers as its data: questions, engine, rewards and advantages become a source."""
 
 import math
+import shutil
 from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import fields, replace
@@ -201,7 +202,10 @@ class RolloutSupply:
         return [_as_target(self.prompts[sample.id], sample.id) for sample in self.samples[:count]]
 
     def summary(self) -> dict[str, Any]:
-        """How many questions there are."""
+        """How many questions there are. The last weights that a server was sent are removed from the run folder."""
+        self.context.ranks.on_main(
+            lambda: shutil.rmtree(self.context.folder / "served" / self.name, ignore_errors=True)
+        )
         return {"questions": len(self.samples)}
 
     def _record(self, rollouts: List[Rollout], step: int) -> None:
