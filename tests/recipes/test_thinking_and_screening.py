@@ -17,9 +17,9 @@ def result(out: Path, stage: str) -> dict[str, float]:
 
 
 def test_stop_temperatures_and_budgets_shape_the_length(tmp_path: Path) -> None:
-    small = ["train.steps=1", "train.batch_size=4", "data.train.count=4", "data.test.count=6"]
+    small = ["train.steps=1", "train.batch_size=4", "data.train.count=4", "data.test.count=4"]
     stages = ("test", "stop_0_5", "stop_2", "stop_3", "stop_4", "stop_8", "budget_16", "budget_32", "budget_48")
-    small += [f"{stage}.max_new_tokens=60" for stage in (*stages, "continued")]
+    small += [f"{stage}.max_new_tokens=50" for stage in (*stages, "continued")]
     run_quietly(read_recipe("stop-temperature", [*small, f"out={tmp_path}"]))
     assert 0 <= result(tmp_path, "test")["passed_over"] <= 1
     assert result(tmp_path, "budget_16")["mean_length"] <= result(tmp_path, "budget_48")["mean_length"]
