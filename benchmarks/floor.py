@@ -26,6 +26,12 @@ def count_flop(workload: Workload, input_tokens: int, trained_tokens: int) -> fl
     return 6.0 * (body * input_tokens + head * trained_tokens)
 
 
+def count_rollout_flop(workload: Workload, drawn_tokens: float) -> tuple[float, float]:
+    """FLOP of drawing some tokens (2 for each weight) and of learning from them (6). Their prompts are not counted."""
+    weights = sum(rows * columns for rows, columns in _shapes(workload))
+    return 2.0 * weights * drawn_tokens, 6.0 * weights * drawn_tokens
+
+
 def matrix_rate(workload: Workload, device: str, clock: str = "wall", repetitions: int = 12) -> float:
     """FLOP a second over all linear layers of the model: forward, gradient of the input, gradient of the weight.
 

@@ -1,5 +1,6 @@
 """The in-process engine against plain forward passes and transformers' own `generate`."""
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, PreTrai
 from posttrain.errors import UserError
 from posttrain.generation import Completion, Prompt, Sampling
 from posttrain.generation.local import LocalEngine
+from posttrain.generation.slots import SlotCache
 
 TOKENIZER = tokenizer()
 
@@ -107,6 +109,16 @@ def test_each_prompt_is_read_once_for_all_its_samples(model: PreTrainedModel) ->
     )
     handle.remove()
     assert [width for width in read if width > 1] == [19, 19, 22]  # two prompts, one prompt, and the comparison
+
+
+def test_a_finished_call_leaves_no_memory_to_the_search_for_cycles(model: PreTrainedModel) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        LocalEngine(model, TOKENIZER, slots=2).generate(prompts(3, 20), 3, Sampling(max_new_tokens=4))
+        assert not [found for found in gc.get_objects() if isinstance(found, SlotCache)]
+    finally:
+        gc.enable()
 
 
 def test_finished_answers_make_room_for_waiting_ones(model: PreTrainedModel) -> None:

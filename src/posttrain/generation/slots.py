@@ -1,5 +1,6 @@
 """Keys and values of running answers in a fixed pool of slots, and the masks of one decoding step."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,18 @@ _BLOCK = 16
 """Lengths are rounded up to this: attention kernels want aligned masks, and fewer shapes occur."""
 
 
+@dataclass
+class _Plan:
+    """What all layers of a cache go by. They do not know the cache itself: a cycle would keep its memory until Python
+    looks for cycles, which it rarely does."""
+
+    slots: int
+    capacity: int
+    columns: int = 0
+    positions: Tensor | None = None
+    rows: Tensor | None = None
+
+
 class SlotCache(Cache):  # type: ignore[misc]
     """A transformers cache whose rows have their own lengths: `[slots, heads, capacity, dim]` for each layer.
 
@@ -22,51 +35,58 @@ class SlotCache(Cache):  # type: ignore[misc]
     """
 
     def __init__(self, slots: int, capacity: int) -> None:
-        super().__init__(layer_class_to_replicate=partial(_SlotLayer, self))
-        self.slots = slots
-        self.capacity = _rounded(capacity)
-        self.columns = 0
-        self.positions: Tensor | None = None
-        self.rows: Tensor | None = None
+        self._plan = _Plan(slots, _rounded(capacity))
+        super().__init__(layer_class_to_replicate=partial(_SlotLayer, self._plan))
+
+    @property
+    def slots(self) -> int:
+        """How many rows there are."""
+        return self._plan.slots
+
+    @property
+    def columns(self) -> int:
+        """How many columns the next decoding step sees."""
+        return self._plan.columns
 
     def prefill(self) -> None:
         """The next forward pass brings whole prompts, padded on the right."""
-        self.positions = self.rows = None
+        self._plan.positions = self._plan.rows = None
 
     def step(self, positions: Tensor, longest: int) -> None:
         """The next forward pass brings one token for each of the first rows, to stand at `positions[R]` < `longest`."""
-        self.positions = positions
-        self.rows = torch.arange(len(positions), device=positions.device)
-        self.columns = _rounded(longest)
-        if self.columns > self.capacity:
-            self._grow(max(self.columns, _rounded(self.capacity * 3 // 2)))
+        plan = self._plan
+        plan.positions = positions
+        plan.rows = torch.arange(len(positions), device=positions.device)
+        plan.columns = _rounded(longest)
+        if plan.columns > plan.capacity:
+            self._grow(max(plan.columns, _rounded(plan.capacity * 3 // 2)))
 
     def _grow(self, capacity: int) -> None:
-        self.capacity = capacity
+        self._plan.capacity = capacity
         for layer in self.layers:
             layer.grow()
 
     def copy_rows(self, source: "SlotCache", source_rows: Tensor, rows: Tensor, length: int) -> None:
         """Copy the first `length` columns of rows of `source` to `rows` of this cache (both `[R]` int64)."""
-        if _rounded(length) > self.capacity:
+        if _rounded(length) > self._plan.capacity:
             self._grow(_rounded(length))
         for index, layer in enumerate(source.layers):
             if index == len(self.layers):
-                self.layers.append(_SlotLayer(self))
+                self.layers.append(_SlotLayer(self._plan))
             self.layers[index].copy_rows(layer, source_rows, rows, length)
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     is_sliding = False
 
-    def __init__(self, pool: SlotCache) -> None:
+    def __init__(self, plan: _Plan) -> None:
         super().__init__()
-        self.pool = pool
+        self.plan = plan
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         # Zeros, because a masked column that holds NaN would still spoil the sum over the values.
         self.keys, self.values = (
-            states.new_zeros(self.pool.slots, states.shape[1], self.pool.capacity, states.shape[3])
+            states.new_zeros(self.plan.slots, states.shape[1], self.plan.capacity, states.shape[3])
             for states in (key_states, value_states)
         )
         self.is_initialized = True
@@ -74,15 +94,15 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        pool = self.pool
+        plan = self.plan
         count, length = key_states.shape[0], key_states.shape[2]
-        if pool.positions is None:
+        if plan.positions is None:
             self.keys[:count, :, :length] = key_states
             self.values[:count, :, :length] = value_states
             return key_states, value_states
-        self.keys[pool.rows, :, pool.positions] = key_states[:, :, 0]
-        self.values[pool.rows, :, pool.positions] = value_states[:, :, 0]
-        return self.keys[:count, :, : pool.columns], self.values[:count, :, : pool.columns]
+        self.keys[plan.rows, :, plan.positions] = key_states[:, :, 0]
+        self.values[plan.rows, :, plan.positions] = value_states[:, :, 0]
+        return self.keys[:count, :, : plan.columns], self.values[:count, :, : plan.columns]
 
     def copy_rows(self, source: "_SlotLayer", source_rows: Tensor, rows: Tensor, length: int) -> None:
         if not source.is_initialized:
