@@ -11,6 +11,7 @@ from posttrain.comparison import arms
 from posttrain.comparison.claims import find_claim, shipped_claims
 from posttrain.comparison.runs import check_claims
 from posttrain.comparison.spec import Comparison, check_comparison, read_comparison
+from posttrain.comparison.views import ran, with_views
 from posttrain.errors import UserError
 
 PLAIN: dict[str, Any] = {"name": "x", "recipe": "sft", "arms": {"sft": None, "dft": {"set": {"objective": "dft"}}}}
@@ -140,7 +141,7 @@ def test_every_shipped_claim_is_about_arms_and_stages_that_there_are(path: Path)
     assert spec.name == path.stem
     assert spec.paper == int(path.stem.partition("-")[0])
     assert spec.claims
-    check_claims(spec, {name: arms.arm_recipe(spec, name) for name in spec.arms})
+    check_claims(spec, with_views(spec, {name: arms.arm_recipe(spec, name) for name in ran(spec)}))
 
 
 def test_a_claim_about_a_stage_that_is_none_is_refused(tmp_path: Path) -> None:
