@@ -225,7 +225,7 @@ def _show_plan(checked: "Checked", jobs: int, terminal: Terminal) -> None:
     from posttrain.reporting.formats import duration
 
     spec = checked.spec
-    runs = len(spec.arms) * len(spec.seeds) + 1
+    runs = len(checked.recipes) * len(spec.seeds) + 1
     terminal.console.print(Text.assemble((spec.name, "bold"), "  ", spec.description, f"\n→ {checked.root}"))
     if spec.set:
         terminal.console.print(Text(f"all arms: {settings(spec.set)}"))
