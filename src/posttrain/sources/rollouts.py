@@ -239,16 +239,18 @@ class Rollouts:
     def _parts(self, sequences: list[Sequence], step: Step) -> list[list[Sequence]]:
         """The optimiser steps of a round: groups in a new order each epoch, dealt out to the mini-batches.
 
-        Where fewer groups are left than there are mini-batches, so many steps: none is empty on every rank.
+        The order is that of all ranks' groups, of which each rank takes its own. Where fewer groups are left than there
+        are mini-batches, so many steps: none is empty on every rank.
         """
-        groups = by_group(sequences)
+        own = {group[0].group: group for group in by_group(sequences)}
+        names = sorted(name for share in step.gather(list(own)) for name in share)
+        count = max(1, min(self.settings.mini_batches, len(names)))
         parts: list[list[Sequence]] = []
-        count = min(self.settings.mini_batches, max(1, *step.gather(len(groups))))
         for epoch in range(self.settings.epochs):
-            order = np.random.default_rng([step.seed, epoch]).permutation(len(groups))
-            shuffled = [groups[index] for index in order]
+            order = np.random.default_rng([step.seed, epoch]).permutation(len(names))
+            shuffled = [names[index] for index in order]
             for part in range(count):
-                parts.append([sequence for group in shuffled[part::count] for sequence in group])
+                parts.append([s for name in shuffled[part::count] if name in own for s in own[name]])
         return parts
 
 
