@@ -101,7 +101,7 @@ def _check_critic(context: Context, stage: Train, objective: Objective) -> None:
 def _cautions(stage: Train, model: Model, moved: int, objective: Objective) -> list[str]:
     """What seldom goes well, said before it is tried."""
     notes = []
-    if (stage.reference is not None or stage.cache_reference) and not objective.needs_reference:
+    if (stage.reference is not None or stage.cache_reference) and not _compares(stage, objective):
         notes.append("the objective asks no reference: 'reference' and 'cache_reference' have no effect")
     if stage.adapter is None and moved > LARGE_MODEL and stage.lr > HIGH_RATE:
         notes.append(f"lr {stage.lr:g} is high for moving all of {moved:,} parameters; 1e-5 is usual, or an adapter")
@@ -198,7 +198,8 @@ def _loop(
 
 def _shown_on(bar: Bar) -> Callable[[int, dict[str, float]], None]:
     def show(step: int, row: dict[str, float]) -> None:
-        bar.reach(step, f"loss {row['loss']:.4f}, {row['tokens_per_second']:,.0f} trained tokens/s")
+        first = f"reward {row['reward']:.3f}" if "reward" in row else f"loss {row['loss']:.4f}"
+        bar.reach(step, f"{first}, {row['tokens_per_second']:,.0f} trained tokens/s")
 
     return show
 
