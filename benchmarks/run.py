@@ -16,13 +16,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--only", choices=("sft", "engine", "objectives"))
+    parser.add_argument("--only", choices=("sft", "engine", "objectives", "grpo"))
     options = parser.parse_args()
     wrong: list[str] = []
     keep = not (options.quick or options.workload)
     if options.only in (None, "sft"):
         wrong = measure_all(options, RESULTS / f"sft-{options.device}.json" if keep else None)
-    for name in ("engine", "objectives"):
+    for name in ("engine", "objectives", "grpo"):
         if options.only in (None, name) and not options.workload:
             wrong += run_script(name, options, keep)
     if wrong:

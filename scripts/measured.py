@@ -87,6 +87,8 @@ def benchmark_tables(folder: Path) -> Iterable[str]:
     for name, found in sft["workloads"].items():
         yield _workload(name, found)
     yield _engine(_read(folder / "engine-cpu.json"))
+    if (folder / "grpo-cpu.json").is_file():
+        yield _grpo(_read(folder / "grpo-cpu.json"))
     if (folder / "objectives-cpu.json").is_file():
         yield _objectives(_read(folder / "objectives-cpu.json")["objectives"])
 
@@ -113,6 +115,42 @@ def _engine(found: dict[str, Any]) -> str:
         rows.append([kind, f"{row['posttrain']['tokens_per_second']:,.0f}", f"{theirs:,.0f}", f"{row['ratio']:.2f}"])
     title = "### engine: generated tokens a second beside transformers' `generate`"
     return f"{title}\n\n{_table(['lengths', 'ours', 'transformers', 'ratio'], rows)}"
+
+
+def _grpo(found: dict[str, Any]) -> str:
+    parts = ["### GRPO: 8 questions, 8 answers each, one update of the small model"]
+    parts.append(
+        "`equal`: every answer has 64 tokens; `varied`: 64 on average, at most 256. The floor: 2 FLOP for each weight "
+        "and drawn token and 6 for each that is learned from; prompts are not counted."
+    )
+    for lengths, kind in found["lengths"].items():
+        rows = []
+        for name, row in kind["contenders"].items():
+            cells = [f"{row['steps_per_minute']['median']:.1f}", f"{row['mean_length']:.0f}"]
+            cells += [f"{row['share_of_floor']['median']:.2f}", f"{row['training_mib']['median']:,.0f} MiB"]
+            ratios = [row.get(key) for key in RATIOS]
+            cells += [f"{r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})" if r else "" for r in ratios]
+            rows.append([name, *cells])
+        head = [lengths, "steps a minute", "mean length", "of the floor", "memory of training"]
+        parts.append(_table([*head, "ours: speed", "ours: memory of training", "ours: memory of the process"], rows))
+    parts.append("Seconds of a step:")
+    parts.append(_table(*_splits(found["lengths"])))
+    return "\n\n".join(parts)
+
+
+def _splits(kinds: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Where a step's time goes, ours and TRL's, beside what the matrix products alone would take."""
+    splits = {
+        f"{lengths}, {name}": row["seconds_of_a_step"]
+        for lengths, kind in kinds.items()
+        for name, row in kind["contenders"].items()
+    }
+    splits |= {f"{lengths}, floor": kind["floor_seconds"] for lengths, kind in kinds.items()}
+    names = list(dict.fromkeys(part for split in splits.values() for part in split))
+    rows = [
+        [name, *(f"{split[part]:.2f}" if part in split else "" for part in names)] for name, split in splits.items()
+    ]
+    return ["", *names], rows
 
 
 def _objectives(found: dict[str, Any]) -> str:
