@@ -45,11 +45,15 @@ class Move:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a user asks, the assistant's moves, and between two of them what a tool or the user says."""
+    """What a user asks, the assistant's moves, and between two of them what a tool or the user says.
+
+    `choice`: tools to choose from, which have to be offered though one alone is called.
+    """
 
     question: str
     moves: tuple[Move, ...]
     replies: tuple[Message, ...] = ()
+    choice: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Assistant(GeneratedTask[Turn]):
         while True:
             scene = rng.choices(_SCENES, _WEIGHTS)[0](rng, LIMIT[difficulty])
             place = rng.randrange(len(scene.moves))
-            needed = scene_tools(scene)
+            needed = scene.choice or _called(scene)
             rest = [name for name in TOOLS if name not in needed]
             offered = [*needed, *rng.sample(rest, OFFERED[difficulty] - len(needed))]
             rng.shuffle(offered)
@@ -169,11 +173,9 @@ class Assistant(GeneratedTask[Turn]):
         return Score(right, parts, {"extracted": said, "reason": "found" if right else "wrong"})
 
 
-def scene_tools(scene: Scene) -> list[str]:
-    """The tools that have to be offered: those that are called, or whose argument is asked for; both ways to go."""
-    words = scene.question.split()
-    called = [call.name for move in scene.moves for call in read_turn(move.action).calls]
-    return ["walk", "bus"] if "Go" in words else called
+def _called(scene: Scene) -> tuple[str, ...]:
+    """The tools that are called."""
+    return tuple(call.name for move in scene.moves for call in read_turn(move.action).calls)
 
 
 def _is_same(gold: AgentTurn, turn: AgentTurn) -> bool:
@@ -254,7 +256,8 @@ def _way(rng: Random, limit: int) -> Scene:
     km, least = _number(rng, limit), _number(rng, limit)
     sign = "<" if km < least else ">" if km > least else "="
     move = Move(f"{km}{sign}{least}", _call("walk" if km < least else "bus", km=km), worked=True)
-    return Scene(f"Go {km} km. From {least} km on take the bus, or else walk.", (move,))
+    question = f"Go {km} km. From {least} km on take the bus, or else walk."
+    return Scene(question, (move,), choice=("walk", "bus"))
 
 
 def _lacking(rng: Random, limit: int) -> Scene:
