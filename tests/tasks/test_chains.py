@@ -103,3 +103,15 @@ def test_demonstrations_are_right_and_those_with_steps_faithful(style: str, fait
     for sample in Chains().samples(200, 3, style=style):
         score = Chains().verify(sample, sample.response_text)
         assert (score.value, score.parts["faithful"]) == (1, faithful)
+
+
+def test_a_program_goes_on_from_the_header_in_its_prompt_and_is_run() -> None:
+    task = Chains(limit=999, terms=(2, 30))
+    samples = task.samples(20, 0, style="program")
+    assert all(sample.prompt_text.endswith(".\ndef solution():") for sample in samples)
+    assert all(task.verify(sample, sample.response_text).value == 1 for sample in samples)
+    assert task.demonstration(CHAIN, "program") == "a=7+5\n b=a*3\n c=b-4\n return c"
+    sample = replace(samples[0], answer="32")
+    assert task.verify(sample, "a=7+5\n return a").info == {"extracted": "12", "reason": "wrong"}
+    assert task.verify(sample, "a=7+\n return a").info["reason"] == "syntax"
+    assert task.verify(sample, "<answer>32</answer>").value == 0

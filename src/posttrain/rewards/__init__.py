@@ -1,6 +1,17 @@
 """How an answer is scored."""
 
-from posttrain.rewards import levels, models, program, reason_act, screening, shaping, sql, tool_rewards, unlabelled
+from posttrain.rewards import (
+    levels,
+    models,
+    partial,
+    program,
+    reason_act,
+    screening,
+    shaping,
+    sql,
+    tool_rewards,
+    unlabelled,
+)
 from posttrain.rewards.attempt import Ask, Attempt, Moment, Verify
 from posttrain.rewards.reward import (
     Reward,
@@ -26,6 +37,7 @@ __all__ = [
     "levels",
     "model_reward",
     "models",
+    "partial",
     "program",
     "reason_act",
     "reward",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from posttrain.data import Sample
 from posttrain.errors import UserError
-from posttrain.rewards.attempt import Attempt
-from posttrain.rewards.reward import group_reward
+from posttrain.rewards.attempt import Ask, Attempt
+from posttrain.rewards.reward import model_reward
 from posttrain.rewards.sandbox import Failure, Limits, Outcome, run_python_many
 from posttrain.rewards.score import Score
 
@@ -89,10 +89,10 @@ def verify_program(
     return score_program(sample, execute_program(program, function=function, time_limit=time_limit))
 
 
-@group_reward("program")
+@model_reward("program")
 def program(
     attempts: List[Attempt],
-    progress: float,
+    ask: Ask,
     *,
     header: str = "",
     function: str = "solution",
@@ -100,7 +100,7 @@ def program(
     partial: float = 0.0,
     time_limit: float = 10.0,
 ) -> list[Score]:
-    """1 for a program whose `function` returns the sample's answer (`score_program`); the attempts run side by side.
+    """1 for a program whose `function` returns the sample's answer (`score_program`); a round's run side by side.
 
     `header`: what the prompt gives of the program. `time_limit`: seconds of each. See `sandbox` for its isolation.
     """

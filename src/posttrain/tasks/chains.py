@@ -2,11 +2,14 @@
 
 import re
 from dataclasses import replace
+from itertools import cycle
 from random import Random
+from string import ascii_lowercase
 
-from posttrain.data import Sample
+from posttrain.data import Sample, user
 from posttrain.errors import UserError
 from posttrain.rewards import Score
+from posttrain.rewards.program import verify_program
 from posttrain.tasks.answers import answered, canonical, worked
 from posttrain.tasks.generated import GeneratedTask, Part
 from posttrain.tasks.task import Difficulty, tasks
@@ -20,6 +23,9 @@ LIMIT: dict[Difficulty, int] = {"in": 99, "harder": 999}
 CHECK_AGAIN, MOST_CHECKS = 2 / 3, 6
 """Of the style "rechecked": the chance of one more check, and how many there are at most."""
 
+HEADER = "def solution():"
+"""What the prompt of a program ends in; the answer goes on behind a line break and a space."""
+
 _STEP = re.compile(r"(-?\d+)([+*-])(-?\d+)=(-?\d+)")
 
 
@@ -30,11 +36,12 @@ class Chains(GeneratedTask[Chain]):
     Parentheses stand where a product takes a sum: the usual order of operations and left to right are the same.
     `terms` (fewest and most numbers) and `limit` make problems of other sizes, whatever the difficulty.
     Styles: "steps" (one operation on each line), "direct" (the answer alone), "terse" (the results alone), "prose",
-    "rechecked" (the steps, and a random number of times "again" and the same steps: nothing says when to stop).
+    "rechecked" (the steps, and a random number of times "again" and the same steps: nothing says when to stop),
+    "program" (the prompt ends in `def solution():`, the answer is its body, and what it returns counts).
     """
 
     name = "chains"
-    styles = ("steps", "direct", "terse", "prose", "rechecked")
+    styles = ("steps", "direct", "terse", "prose", "rechecked", "program")
 
     def __init__(self, *, terms: tuple[int, int] | None = None, limit: int | None = None, part: Part = "any") -> None:
         super().__init__(part=part)
@@ -76,6 +83,8 @@ class Chains(GeneratedTask[Chain]):
             return worked("First " + ", then ".join(steps) + ".", answer)
         if style == "rechecked":
             return worked("\nagain\n".join(["\n".join(steps)] * (1 + self._checks(problem))), answer)
+        if style == "program":
+            return _program(problem)
         return worked("\n".join(steps), answer)
 
     def _checks(self, problem: Chain) -> int:
@@ -95,11 +104,20 @@ class Chains(GeneratedTask[Chain]):
 
         Every step has to take up the result before it and the question's next number, and to be calculated rightly, and
         the last result has to be the answer; all of it may come several times. No steps, or results alone, lead to
-        nothing: 0. (Sheet 13 puts this in the place of the judge of arXiv 2604.18574.)
+        nothing: 0. (Sheet 13 puts this in the place of the judge of arXiv 2604.18574.) A program is run instead.
         """
+        if sample.meta.get("style") == "program":
+            return verify_program(sample, answer, header=f"{HEADER}\n ")
         score = super().verify(sample, answer)
         faithful = _leads_to(sample.prompt_text, answer, score.info.get("extracted"))
         return replace(score, parts={**score.parts, "faithful": float(faithful)})
+
+    def _sample(self, problem: Chain, difficulty: Difficulty, style: str) -> Sample:
+        """With the header of a program at the end of the prompt, where it is neither drawn nor trained."""
+        sample = super()._sample(problem, difficulty, style)
+        if style != "program":
+            return sample
+        return replace(sample, prompt=(user(f"{self.prompt(problem)}\n{HEADER}"),))
 
     def details(self, problem: Chain) -> dict[str, int]:
         """`steps`: how many operations there are."""
@@ -149,3 +167,12 @@ def _steps(problem: Chain) -> list[str]:
         steps.append(f"{value}{operator}{number}={result}")
         value = result
     return steps
+
+
+def _program(problem: Chain) -> str:
+    """The body of a function: `a=12*3`, then ` b=a+4`, then ` return b`."""
+    value, lines = str(problem[0]), []
+    for name, (operator, number) in zip(cycle(ascii_lowercase), problem[1], strict=False):
+        lines.append(f"{name}={value}{operator}{number}")
+        value = name
+    return "\n ".join([*lines, f"return {value}"])
