@@ -37,7 +37,7 @@ PROMPTS, SAMPLES, MEAN = 8, 8, 64
 LONGEST = {"equal": MEAN, "varied": 256}
 """Most drawn tokens. `equal`: the end token is none that the model can draw; `varied`: V/64 tokens end an answer, so
 that lengths are about geometric."""
-WARMUP, STEPS = 1, 4
+WARMUP, STEPS = 1, 3
 LEARNING_RATE = 1e-6
 WORKLOAD = WORKLOADS["small"]
 
