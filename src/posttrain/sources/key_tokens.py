@@ -14,6 +14,7 @@ from pydantic import Field
 from posttrain.data import Sequence
 from posttrain.data.step import Step
 from posttrain.rewards.tool_calls import CLOSE, OPEN, MalformedCallError, locate_calls, offered_tools
+from posttrain.sources.places import places
 from posttrain.sources.transforms import transform
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _keys(ids: list[int], offered: list[str], tokenizer: "PreTrainedTokenizerBas
     body = len(ids)
     while body and ids[body - 1] in tokenizer.all_special_ids and tokenizer.decode(ids[body - 1]) != CLOSE:
         body -= 1  # the end of the turn is no part of bare JSON
-    text, starts = _places(ids[:body], tokenizer)
+    text, starts = places(ids[:body], tokenizer)
     try:
         calls = locate_calls(text)
     except MalformedCallError:
@@ -110,12 +111,3 @@ def _key_characters(
     first = bisect_right([offset for offset, _ in own], len(before)) - 1
     tokens, *others = ([*ids[first:]] for ids in encoded["input_ids"])
     return [start + own[first + offset][0] for offset in key_offsets(tokens, others)]
-
-
-def _places(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> tuple[str, list[int]]:
-    """The text of tokens, and the character that each begins at."""
-    text = str(tokenizer.decode(ids))
-    encoded = tokenizer(text, return_offsets_mapping=True, **_PLAIN)
-    if encoded["input_ids"] == ids:
-        return text, [start for start, _ in encoded["offset_mapping"]]
-    return text, [len(tokenizer.decode(ids[:count])) for count in range(len(ids))]

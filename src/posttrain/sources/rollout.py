@@ -63,6 +63,8 @@ class RolloutSettings:
     - `truncated`: answers that ran out of tokens are learned from (`keep`) or not (`mask`: their rewards still count).
     - `kl_in_reward` β: each token's reward is -β (log π_old - log π_0); with `kl_target` β is moved as
       `weighing.KLWeight` says. `values`: a critic's are asked for. `greedy`: a greedy answer to each question, too.
+    - `normalise`: rewards less the mean of all so far, over their spread, before the KL; `clip`: then kept within
+      ± this.
     - `time_limit`: seconds that a reward may take for one answer.
     - `compared`: the loss reads advantages, so that a round without any teaches nothing.
     - `max_errors`: the share of answers without a reward at which the run stops; `patience`: the number of rounds in a
@@ -83,6 +85,8 @@ class RolloutSettings:
     kl_in_reward: float = 0.0
     kl_target: float | None = None
     kl_horizon: int = 10_000
+    normalise: bool = False
+    clip: float | None = None
     values: bool = False
     greedy: bool = False
     time_limit: float | None = None

@@ -27,7 +27,7 @@ from posttrain.sources.rollout import (
     packed,
     unpacked,
 )
-from posttrain.sources.weighing import KLWeight, add, mean_advantage, weighed
+from posttrain.sources.weighing import KLWeight, RunningMoments, add, mean_advantage, weighed
 
 Generate = Callable[[List[Sample], List[Prompt], int, Sampling, Step], List[Completion]]
 """`(samples, prompts, n, sampling, step)` -> `n` completions for each prompt, of the policy as it is in that step.
@@ -63,6 +63,7 @@ class Rollouts:
         self._asked = 0
         self._barren = 0
         self._kl_weight = KLWeight(settings.kl_in_reward, settings.kl_target, settings.kl_horizon)
+        self._moments = RunningMoments()
         self._rounds: list[list[list[Sequence]]] = []
         self._kept: list[list[Sequence]] = []
 
@@ -85,6 +86,7 @@ class Rollouts:
             "asked": self._asked,
             "barren": self._barren,
             "kl_weight": self._kl_weight.value,
+            "moments": self._moments.state,
             "rounds": [[_packed(part) for part in parts] for parts in self._rounds],
             "kept": [_packed(group) for group in self._kept],
         }
@@ -93,6 +95,7 @@ class Rollouts:
         """Go on from there: with the same number of ranks each takes its own, else groups are dealt out anew."""
         first = states[0]
         self._asked, self._barren, self._kl_weight.value = first["asked"], first["barren"], first["kl_weight"]
+        self._moments.state = first["moments"]
         same = len(states) == self.ranks
         shares = [states[self.rank]] if same else states
         self._rounds = [
@@ -143,7 +146,7 @@ class Rollouts:
         if not sum(step.gather(len(live))):  # nothing to tell apart: a step that teaches nothing, and says so
             live = dead
         rollouts = [rollout for group in live for rollout in chosen(group, self.settings.choose)]
-        sequences = weighed(rollouts, step, self.settings, self.advantage, self._kl_weight)
+        sequences = weighed(rollouts, step, self.settings, self.advantage, self._kl_weight, self._moments)
         worth = {id(r.attempt): mean_advantage(s) for r, s in zip(rollouts, sequences, strict=True)}
         self.record([replace(rollout, advantage=worth.get(id(rollout.attempt), 0.0)) for rollout in seen], step.index)
         return self._replayed(sequences) if self.settings.replay else sequences

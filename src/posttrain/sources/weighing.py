@@ -30,6 +30,34 @@ class KLWeight:
             self.value *= 1 + float(np.clip(kl / self.target - 1, -0.2, 0.2)) * answers / self.horizon
 
 
+class RunningMoments:
+    """Mean and spread of all rewards so far, over ranks (Chan et al. 1979: rounds are added one by one)."""
+
+    def __init__(self) -> None:
+        self.state: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def update(self, rewards: npt.NDArray[np.float64]) -> None:
+        """Add the rewards of a round, all ranks' behind one another."""
+        if not len(rewards):
+            return
+        count, mean, squares = self.state
+        total = count + len(rewards)
+        share, apart = len(rewards) / total, float(rewards.mean()) - mean
+        within = float(((rewards - rewards.mean()) ** 2).sum())
+        self.state = (total, mean + apart * share, squares + within + apart**2 * count * share)
+
+    @property
+    def mean(self) -> float:
+        """Of all rewards so far; 0 before the first."""
+        return self.state[1]
+
+    @property
+    def spread(self) -> float:
+        """Their (unbiased) standard deviation, in the rewards' unit; never 0."""
+        count, _, squares = self.state
+        return float(np.sqrt(squares / (count - 1) + 1e-8)) if count > 1 else 1.0
+
+
 def add(step: Step, name: str, total: float, count: float) -> None:
     """Add to a metric of the step: a sum and a count."""
     before = step.report.get(name, (0.0, 0.0))
@@ -42,24 +70,28 @@ def weighed(
     settings: RolloutSettings,
     advantage: Callable[[Outcomes], Columns],
     kl_weight: KLWeight,
+    moments: RunningMoments,
 ) -> list[Sequence]:
     """The answers as sequences, with all columns that the losses read of them. Every rank must call it."""
     sequences = [as_sequence(rollout, settings) for rollout in rollouts]
     if settings.off_policy or settings.kl_in_reward or settings.values:
         with step.lap("time/score"):
             sequences = _scored(sequences, step, settings)
-    penalty = None
+    rewards, token_rewards = _earned(rollouts, step, settings, moments)
     if settings.kl_in_reward:
-        penalty = [-kl_weight.value * _own(sequence, "k1") for sequence in sequences]
+        token_rewards = [
+            earned - kl_weight.value * _own(sequence, "k1")
+            for earned, sequence in zip(token_rewards, sequences, strict=True)
+        ]
         _hold(sequences, step, kl_weight)
     names = {sequence.group: index for index, sequence in enumerate(sequences)}
     columns = advantage(
         Outcomes(
-            rewards=np.array([rollout.score.value for rollout in rollouts], dtype=np.float64),
+            rewards=rewards,
             group=np.array([names[sequence.group] for sequence in sequences], dtype=np.int64),
             lengths=np.array([rollout.attempt.length for rollout in rollouts], dtype=np.int64),
             baselines=np.array([rollout.baseline for rollout in rollouts]) if settings.greedy else None,
-            token_rewards=penalty,
+            token_rewards=token_rewards,
             values=[_own(sequence, "old_values") for sequence in sequences] if settings.values else None,
             gather=step.gather,
         )
@@ -68,6 +100,24 @@ def weighed(
         with_columns(sequence, **{name: values[row] for name, values in columns.items()})
         for row, sequence in enumerate(sequences)
     ]
+
+
+def _earned(
+    rollouts: List[Rollout], step: Step, settings: RolloutSettings, moments: RunningMoments
+) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float64]]]:
+    """Each answer's reward, and what moves it from the last token to those that earned it: a row adds up to 0."""
+    rewards = np.array([rollout.score.value for rollout in rollouts], dtype=np.float64)
+    moved = [np.zeros(rollout.attempt.length) for rollout in rollouts]
+    scale = 1.0
+    if settings.normalise:
+        moments.update(np.concatenate(step.gather(rewards)))
+        scale = moments.spread
+        rewards = (rewards - moments.mean) / scale
+    for row, rollout in zip(moved, rollouts, strict=True):
+        if rollout.score.tokens:
+            row += np.array(rollout.score.tokens) / scale
+            row[-1] -= row.sum()
+    return rewards if settings.clip is None else rewards.clip(-settings.clip, settings.clip), moved
 
 
 def mean_advantage(sequence: Sequence) -> float:
