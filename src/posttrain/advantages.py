@@ -34,7 +34,8 @@ class Outcomes:
     - `rewards[S]`, finite; `group[S]`: any numbers, equal for the answers to one question.
     - `lengths[S]`: drawn tokens of each answer, at least 1.
     - `baselines[S]`: the reward of the greedy answer to the same question, for estimators that ask for it.
-    - `token_rewards`: S arrays `[R]`, rewards of single tokens (a penalty of the distance to a reference); None: 0.
+    - `token_rewards`: S arrays `[R]`, beside the reward, which comes at the last token: a penalty of the distance to a
+      reference, or what moves a reward to the tokens that have earned it (and adds up to 0); None: 0.
     - `values`: S arrays `[R]`, what a critic expected when each token was drawn.
     - `gather`: all ranks' values, for estimators that compare with the whole step.
     """

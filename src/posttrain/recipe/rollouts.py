@@ -56,6 +56,8 @@ class RolloutSource(Decoding):
     replay: int = Field(
         0, ge=0, description="groups that are kept, to be learned from again in place of some worth the same"
     )
+    normalise: bool = Field(False, description="rewards less the mean of all so far, over their spread")
+    clip: float | None = Field(None, gt=0, description="rewards are kept within ± this, after 'normalise'")
     kl_in_reward: float = Field(0.0, ge=0, description="each token's reward is this times -(log π_old - log π_0)")
     kl_target: float | None = Field(None, gt=0, description="nats a token; kl_in_reward is moved to keep the KL there")
     kl_horizon: PositiveInt = Field(10_000, description="answers over which kl_in_reward is moved")

@@ -126,7 +126,7 @@ def _build_part(spec: Mapping[str, Any]) -> tuple[str, Reward]:
     def part(groups: Groups, moment: Moment) -> list[list[Score]]:
         if not since <= moment.progress < until:
             return [[Score(0.0) for _ in group] for group in groups]
-        found = _each(lambda one: replace(one, value=weight * one.value), score(groups, moment))
+        found = _each(lambda one: _times(weight, one), score(groups, moment))
         return found if gate is None else _each(_gated, found, gate(groups, moment))
 
     return name, part
@@ -134,6 +134,10 @@ def _build_part(spec: Mapping[str, Any]) -> tuple[str, Reward]:
 
 def _each(function: Callable[..., Score], *scores: list[list[Score]]) -> list[list[Score]]:
     return [[function(*one) for one in zip(*group, strict=True)] for group in zip(*scores, strict=True)]
+
+
+def _times(factor: float, score: Score) -> Score:
+    return replace(score, value=factor * score.value, tokens=tuple(factor * token for token in score.tokens))
 
 
 def _number(name: str, key: str, value: Any) -> float:
@@ -178,19 +182,21 @@ def _checked(name: str, attempts: List[Attempt], found: Any) -> list[Score]:
     found = list(found)
     if len(found) != len(attempts):
         raise ValueError(f"reward '{name}' gave {len(found)} scores of {len(attempts)} attempts")
-    return [_as_score(value) for value in found]
+    return [_as_score(value, attempt) for value, attempt in zip(found, attempts, strict=True)]
 
 
 def _scored(function: Callable[[Attempt], Score | float], attempt: Attempt, moment: Moment) -> Score:
     try:
         with deadline(moment.time_limit or 0.0):
-            return _as_score(function(attempt))
+            return _as_score(function(attempt), attempt)
     except Exception as error:  # whatever it is costs this answer, is counted, and shown with its cause
         return Score(0.0, error=f"{type(error).__name__}: {error}")
 
 
-def _as_score(value: Score | float) -> Score:
+def _as_score(value: Score | float, attempt: Attempt) -> Score:
     score = value if isinstance(value, Score) else Score(float(value))
+    if score.tokens and len(score.tokens) != attempt.length:
+        raise ValueError(f"{len(score.tokens)} token rewards were given to an answer of {attempt.length} tokens")
     if score.error is None and not math.isfinite(score.value):
         return replace(score, error=f"the reward is {score.value}")
     return score
@@ -199,7 +205,7 @@ def _as_score(value: Score | float) -> Score:
 def _gated(score: Score, gate: Score) -> Score:
     if gate.error is not None:
         return replace(score, error=gate.error)
-    return score if gate.value > 0 else replace(score, value=0.0)
+    return score if gate.value > 0 else replace(score, value=0.0, tokens=())
 
 
 def _added(parts: List[tuple[str, Score]]) -> Score:
@@ -210,4 +216,6 @@ def _added(parts: List[tuple[str, Score]]) -> Score:
     for name, score in parts:
         named |= {name: score.value, **{f"{name}/{key}": value for key, value in score.parts.items()}}
         info |= score.info
-    return Score(sum(score.value for _, score in parts), named, info, errors[0] if errors else None)
+    by_part = [score.tokens for _, score in parts if score.tokens]
+    tokens = tuple(sum(earned) for earned in zip(*by_part, strict=True))
+    return Score(sum(score.value for _, score in parts), named, info, errors[0] if errors else None, tokens)
