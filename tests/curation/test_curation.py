@@ -51,3 +51,8 @@ def test_a_draw_keeps_the_order_and_is_a_function_of_the_seed():
 def test_an_index_without_a_part_is_refused():
     with pytest.raises(UserError, match="index"):
         curated("part", sizes=[0.5, 0.5], index=2)
+
+
+def test_so_many_of_each_question_are_kept() -> None:
+    answers = [sample(f"question {row % 2}", f"answer {row}") for row in range(6)]
+    assert curated("per_prompt", answers, count=2) == answers[:4]

@@ -1,6 +1,7 @@
 """Curation functions: which samples of a data set are kept, and in what order."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Protocol
@@ -81,6 +82,18 @@ def deduplicate(samples: list[Sample], seed: int, *, by: Literal["id", "prompt"]
     for sample in samples:
         first.setdefault(sample.prompt_id, sample)
     return list(first.values())
+
+
+@curations.register("per_prompt")
+def per_prompt(samples: list[Sample], seed: int, *, count: Annotated[int, Field(ge=1)]) -> list[Sample]:
+    """The first `count` samples of each question: so many of a model's own answers, whatever is easy to answer."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for sample in samples:
+        if seen[sample.prompt_id] < count:
+            kept.append(sample)
+        seen[sample.prompt_id] += 1
+    return kept
 
 
 @curations.register("part")
