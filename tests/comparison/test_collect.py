@@ -38,6 +38,13 @@ def test_a_logged_metric_is_its_mean_over_the_last_tenth(tmp_path: Path) -> None
     assert (run.seconds, run.values["train.seconds"]) == (9.0, 9.0)
 
 
+def test_what_only_some_steps_log_is_their_mean(tmp_path: Path) -> None:
+    rows = [{**row, **({"reward": row["step"]} if row["step"] % 2 else {})} for row in train_rows("train", 100)]
+    folder = write_run(tmp_path / "r", rows, {}, {"train": stage(9.0, steps=100)})
+    (run,) = collect({"a": {0: folder}})[0]["a"]
+    assert run.values["train.log.reward"] == pytest.approx(95)
+
+
 def test_steps_that_were_not_logged_count_too(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r", train_rows("train", 100, every=10), {}, {"train": stage(9.0)})
     (run,) = collect({"a": {0: folder}})[0]["a"]

@@ -79,7 +79,7 @@ def _spent(run: Run, stage: str) -> dict[str, float]:
     if rows:
         numbers["input_tokens"] = _cumulated(rows, "input_tokens")[-1]
         last = [row for row in rows if row["step"] > 0.9 * rows[-1]["step"]]
-        for name in rows[-1]:
+        for name in dict.fromkeys(name for row in last for name in row):  # a round's stand in the row of its first step
             found = [row[name] for row in last if is_number(row.get(name))]
             if found and name != "step":
                 numbers[f"log.{name}"] = sum(found) / len(found)
