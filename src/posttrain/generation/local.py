@@ -159,8 +159,9 @@ class _Run:
         if self.sampling.temperature > 0:
             values = np.array([answer.uniforms.random() for answer in answers], dtype=np.float32)
             uniforms = torch.from_numpy(values).to(self.device)
-        thoughts = [answer.thoughts for answer in answers]
-        changed = None if self.thinking is None else self.thinking.scaled(logits, thoughts)
+        changed = None
+        if self.thinking is not None:
+            changed = self.thinking.scaled(logits, [answer.thoughts for answer in answers])
         drawn = draw(logits, uniforms, self.sampling, changed)
         if self.thinking is not None and self.thinking.forces:
             drawn = self._forced(self.thinking, answers, logits, drawn)
