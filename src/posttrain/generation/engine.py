@@ -73,8 +73,8 @@ class Completion:
     `sampling_logprobs[R]`: of the distribution that was drawn from; 0 of forced tokens, which are certain, and of a
     continuation's first token that of the stop in whose place it stands. `finish_reason`: "stop" (end-of-turn token or
     stop string) or "length" (ran out of `max_new_tokens` or of context). `text`: decoded without special end tokens.
-    `drawn[R]` bool: in a conversation with an environment the tokens that the policy drew, None: all; the others are the
-    environment's, with log-probs of 0.
+    `drawn[R]` bool: in a conversation with an environment the tokens that the policy drew, None: all; the others are
+    the environment's, with log-probs of 0.
     """
 
     prompt: int
