@@ -20,7 +20,7 @@ from posttrain.recipe import Recipe
 from posttrain.reporting import write_report
 from posttrain.reporting.formats import duration, is_number, measure
 from posttrain.stages import PLAN, RUN, Context, Plan
-from posttrain.stages.context import models_of
+from posttrain.stages.context import data_of, models_of
 from posttrain.terminal import Terminal
 from posttrain.training.journal import Journal
 from posttrain.training.loop import Interrupted
@@ -85,11 +85,10 @@ def _check_order(context: Context) -> None:
     recipe = context.recipe
     seen: set[str] = set()
     for name, stage in recipe.stages.items():
-        watch = getattr(stage, "watch", None)
-        data = [getattr(stage, "data", None), watch.data if watch else None]
+        data = data_of(stage)
         pending = [other for key in data if key in recipe.data for other in sorted(context.pending(recipe.data[key]))]
         read = [other for other in models_of(stage) if other not in (*recipe.models, "base")]
-        read += [other for other in data if other is not None and other not in recipe.data]
+        read += [other for other in data if other not in recipe.data]
         for other in (*read, *pending):
             if other in recipe.stages and other not in seen:
                 raise UserError(f"stage '{name}' reads '{other}', which runs only after it: move it up")

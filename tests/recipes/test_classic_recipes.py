@@ -23,7 +23,7 @@ ON_DEMONSTRATIONS = [
     "focal",
     "gem",
     "iw-sft",
-    "chord-phi",
+    "sft-phi",
 ]
 ON_PAIRS = ["preference", "dpo", "ipo", "simpo", "orpo", "cpo"]
 ON_LABELS = ["kto", "unlikelihood"]

@@ -48,6 +48,8 @@ class Step:
     - `memory`: name -> sample id -> value, what a loss's metrics were when a sample was last visited (those that it
       declares with `remember`). The same on every rank, and kept in checkpoints.
     - `report`: name -> (sum, count), what a source measures for the log; added up over ranks and averaged.
+    - `measured`: name -> the newest value of every metric of the log, this step's `report` among them once the source
+      is done. The same on every rank, and kept in checkpoints.
     - `lap`: times what a source does; see its type.
     - `shared`: what a loss's `prepare` leaves for its own forward passes in this step (`batch.step.shared`).
     """
@@ -63,6 +65,7 @@ class Step:
     draw: Draw = _absent
     memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     report: dict[str, tuple[float, float]] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
     lap: Lap = untimed
     shared: dict[str, Any] = field(default_factory=dict)
 

@@ -12,6 +12,7 @@ from posttrain.objectives import (
     policy_gradient,
     preference,
     regularised,
+    reward_modelling,
     reweighted,
     undesirable,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "policy_gradient",
     "preference",
     "regularised",
+    "reward_modelling",
     "reweighted",
     "undesirable",
 ]

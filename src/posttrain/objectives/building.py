@@ -10,15 +10,17 @@ from posttrain.objectives.embedding_noise import EmbeddingNoise
 from posttrain.objectives.objective import COMMON, Forward, Objective, Term, declarations, objectives
 from posttrain.objectives.reduction import Reduction
 from posttrain.objectives.response_noise import response_noise
+from posttrain.schedules import build_schedule
 
 
 def build_objective(spec: str | Mapping[str, Any] | List[str | Mapping[str, Any]]) -> Objective:
     """What a recipe says of its objective: a name, `{name: ..., option: value}`, or a list of such terms to add up.
 
-    Besides its own options every term takes `weight` (a factor), `reduction` (`tokens`, `sequences`, `groups` or
-    `{constant: length}`), `origins` (a list such as `[demonstration]`), `where` (a scalar of the sequences that count,
-    such as `chosen`; `not chosen` are the others), `weight_column`, and `embedding_noise` (the term reads
-    scores under noise: a number is the α of NEFTune, see `EmbeddingNoise`; a mapping the options of `ResponseNoise`).
+    Besides its own options every term takes `weight` (a factor, or a schedule of it), `reduction` (`tokens`,
+    `sequences`, `groups` or `{constant: length}`), `origins` (a list such as `[demonstration]`), `where` (a scalar of
+    the sequences that count, such as `chosen`; `not chosen` are the others), `weight_column`, and `embedding_noise`
+    (the term reads scores under noise: a number is the α of NEFTune, see `EmbeddingNoise`; a mapping the options of
+    `ResponseNoise`).
     """
     if isinstance(spec, (str, Mapping)):
         return Objective(_build_term({"name": spec} if isinstance(spec, str) else spec))
@@ -35,9 +37,6 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
     own = declared.forward(**options) if declared.forward else None
     forward = _forward(name, own, common.get("embedding_noise"))
     needs = declared.needs(**options) if callable(declared.needs) else declared.needs
-    weight = common.get("weight", 1.0)
-    if not isinstance(weight, (int, float)) or isinstance(weight, bool):
-        raise UserError(f"objective '{name}': 'weight' must be a number, found {weight!r}")
     return Term(
         name=name,
         function=lambda scores, batch: function(scores, batch, **options),
@@ -47,7 +46,7 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
         origins=_origins(name, common["origins"]) if common.get("origins") is not None else None,
         where=_where(name, common["where"]) if common.get("where") is not None else None,
         weight_column=common.get("weight_column"),
-        weight=float(weight),
+        weight=build_schedule(common.get("weight", 1.0), f"objective '{name}': 'weight'"),
         forward=forward,
         scalars=declared.scalars,
         prepare=declared.prepare or getattr(forward, "prepare", None),

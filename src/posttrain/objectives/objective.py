@@ -30,6 +30,7 @@ from posttrain.data.step import Gather, Step, alone
 from posttrain.errors import UserError, nearest
 from posttrain.objectives.reduction import TOKEN_MEAN, Level, Measure, Reduction
 from posttrain.registry import Registry
+from posttrain.schedules import Schedule, value_at
 
 TermLoss = Tensor | tuple[Tensor, dict[str, Tensor]]
 
@@ -68,8 +69,8 @@ class Term:
 
     `origins`: only targets of these origins count (None: all). `where`: a scalar (0 or more) that says how much the
     sequence counts, or "not " and a scalar, for those where it is 0. `weight_column`: a column that says how much each
-    token counts. All three hold in the numerator and in the denominator. `weight`: a factor, or a function of the
-    step's progress in [0, 1]. `scalars`, `columns`: those that every sequence which it counts must have. `check` raises
+    token counts. All three hold in the numerator and in the denominator. `weight`: a factor, or a schedule of it, which
+    is logged. `scalars`, `columns`: those that every sequence which it counts must have. `check` raises
     `UserError` for what else it cannot read; it and `prepare` run once a step, before the first forward.
     `remember`: those of its metrics `[S]` that are kept by sample id, for `prepare` to find in `step.memory` when the
     sample comes again.
@@ -83,7 +84,7 @@ class Term:
     origins: frozenset[Origin] | None = None
     where: str | None = None
     weight_column: str | None = None
-    weight: float | Callable[[float], float] = 1.0
+    weight: float | Schedule = 1.0
     forward: Forward | None = None
     scalars: tuple[str, ...] = ()
     prepare: Prepare | None = None
@@ -120,6 +121,10 @@ class Term:
             for name in self.columns:
                 self._column(sequence, name, "column")
         return measure
+
+    def lacks_anything(self, batch: Batch) -> bool:
+        """Has no sequence of a micro-batch what the term reads? Then none of them counts in it: see `measure`."""
+        return not (batch.columns.keys() >= set(self.columns) and batch.scalars.keys() >= set(self.scalars))
 
     def _share(self, sequence: Sequence, where: str) -> float:
         if where.startswith(_NOT):
@@ -239,8 +244,9 @@ class Objective:
         metrics: dict[str, tuple[Tensor, Tensor | None]] = {}
         records: dict[str, Tensor] = {}
         scored: dict[Forward | None, TokenScores] = {}
-        progress = batch.step.progress
         for key, term in self._keyed():
+            if term.lacks_anything(batch):
+                continue
             if term.forward not in scored:
                 scored[term.forward] = self._forward(policy, batch, term.forward)
             result = term.function(scored[term.forward], batch)
@@ -249,8 +255,10 @@ class Objective:
             if losses.shape != coefficients.shape:
                 raise ValueError(f"objective '{term.name}' gave {tuple(losses.shape)}, not {tuple(coefficients.shape)}")
             share = (coefficients * losses.float()).sum()
-            value = value + (term.weight(progress) if callable(term.weight) else term.weight) * share
-            label = self._label(key, term)
+            weight, label = value_at(term.weight, batch.step), self._label(key, term)
+            value = value + weight * share
+            if callable(term.weight):
+                metrics[f"{label}weight"] = (_number(weight, share), _number(1, share))
             if label:
                 metrics[f"{label}loss"] = (share.detach(), None)
             metrics |= {label + name: _sum_and_count(found, coefficients, batch) for name, found in extra.items()}
@@ -274,8 +282,8 @@ class Objective:
         return [(f"{index}:{term.name}", term) for index, term in enumerate(self.terms)]
 
 
-def _scaled(weight: float | Callable[[float], float], factor: float) -> float | Callable[[float], float]:
-    return (lambda progress: factor * weight(progress)) if callable(weight) else factor * weight
+def _scaled(weight: float | Schedule, factor: float) -> float | Schedule:
+    return (lambda step: factor * weight(step)) if callable(weight) else factor * weight
 
 
 def _sum_and_count(values: Tensor, coefficients: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

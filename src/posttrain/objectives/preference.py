@@ -86,7 +86,7 @@ def dpo(
 
     Rafailov et al. (arXiv 2305.18290, equation 7); ε: Mitchell 2023, "A note on DPO with noisy preferences".
     """
-    pairs = _Pairs.of(batch)
+    pairs = Pairs.of(batch)
     rewards = beta * _log_ratios(scores, batch, length_normalised)
     return smoothed_logistic(pairs.difference(rewards), label_smoothing), pairs.metrics(scores, batch, rewards)
 
@@ -108,7 +108,7 @@ def robust_dpo(
 
     Chowdhury et al. (arXiv 2403.00409).
     """
-    pairs = _Pairs.of(batch)
+    pairs = Pairs.of(batch)
     rewards = beta * _log_ratios(scores, batch)
     margin = pairs.difference(rewards)
     loss = -(1 - label_smoothing) * F.logsigmoid(margin) + label_smoothing * F.logsigmoid(-margin)
@@ -126,7 +126,7 @@ def ipo(scores: TokenScores, batch: Batch, *, tau: Positive = 0.1, length_normal
     Azar et al. (arXiv 2310.12036, equation 17). The paper is written with sums; TRL divides by the length, which its
     authors say the paper's results did too, and is followed. Rewards in the log are τ h.
     """
-    pairs = _Pairs.of(batch)
+    pairs = Pairs.of(batch)
     rewards = tau * _log_ratios(scores, batch, length_normalised)
     return (pairs.difference(rewards) / tau - 1 / (2 * tau)).square(), pairs.metrics(scores, batch, rewards)
 
@@ -142,7 +142,7 @@ def slic(scores: TokenScores, batch: Batch, *, beta: Positive = 0.1) -> TermLoss
     TRL's `hinge`: RSO (Liu et al., arXiv 2309.06657), after SLiC (Zhao et al., arXiv 2305.10425), which
     has no reference and adds the likelihood of the chosen answer.
     """
-    pairs = _Pairs.of(batch)
+    pairs = Pairs.of(batch)
     rewards = beta * _log_ratios(scores, batch)
     return torch.relu(1 - pairs.difference(rewards)), pairs.metrics(scores, batch, rewards)
 
@@ -156,7 +156,7 @@ def simpo(scores: TokenScores, batch: Batch, *, beta: Positive = 2.0, gamma: Non
     Meng et al. (arXiv 2405.14734). Rewards in the log are β a, so that their margin is compared with 0,
     not with γ.
     """
-    pairs = _Pairs.of(batch)
+    pairs = Pairs.of(batch)
     rewards = beta * batch.mean_by_sequence(scores.logprobs)
     return -F.logsigmoid(pairs.difference(rewards) - gamma), pairs.metrics(scores, batch, rewards)
 
@@ -171,7 +171,7 @@ def cpo(scores: TokenScores, batch: Batch, *, beta: Positive = 0.1, label_smooth
     chosen}` beside it. Xu et al. (arXiv 2401.08417); the authors' code and TRL take the mean over
     tokens for that likelihood, the default of `nll`, where the paper has the sum.
     """
-    pairs = _Pairs.of(batch)
+    pairs = Pairs.of(batch)
     rewards = beta * batch.sum_by_sequence(scores.logprobs)
     return smoothed_logistic(pairs.difference(rewards), label_smoothing), pairs.metrics(scores, batch, rewards)
 
@@ -186,7 +186,7 @@ def orpo(scores: TokenScores, batch: Batch, *, beta: Positive = 0.1) -> TermLoss
     it. Hong et al. (arXiv 2403.07691). The likelihood there is that of the answer; TRL takes the
     prompt's tokens too. Rewards in the log are the log odds.
     """
-    pairs = _Pairs.of(batch)
+    pairs = Pairs.of(batch)
     # An answer that is certain has infinite odds: the float just below 1 stands for it, and has no gradient.
     means = batch.mean_by_sequence(scores.logprobs).clamp(max=-torch.finfo(torch.float32).eps)
     rewards = means - log1mexp(means)
@@ -214,14 +214,14 @@ def _log_ratios(scores: TokenScores, batch: Batch, length_normalised: bool = Fal
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
     """`chosen[G]`, `rejected[G]`: the sequences of each pair."""
 
     chosen: Tensor
     rejected: Tensor
 
     @classmethod
-    def of(cls, batch: Batch) -> "_Pairs":
+    def of(cls, batch: Batch) -> "Pairs":
         """What groups that are no pairs give is not defined; `check_pairs` sees to it that none of them counts."""
         is_chosen = batch.scalar("chosen") > 0
         zeros = torch.zeros(batch.groups, dtype=torch.long, device=batch.group.device)
@@ -235,14 +235,20 @@ class _Pairs:
 
     def metrics(self, scores: TokenScores, batch: Batch, rewards: Tensor) -> dict[str, Tensor]:
         """What every loss logs, `[G]` each."""
-        rewards = rewards.detach()
         means = batch.mean_by_sequence(scores.logprobs.detach())
+        return {
+            **self.rewards(rewards),
+            "chosen_logprob": means[self.chosen],
+            "rejected_logprob": means[self.rejected],
+        }
+
+    def rewards(self, rewards: Tensor) -> dict[str, Tensor]:
+        """What is logged of rewards `[S]`, `[G]` each."""
+        rewards = rewards.detach()
         margin = self.difference(rewards)
         return {
             "chosen_reward": rewards[self.chosen],
             "rejected_reward": rewards[self.rejected],
             "reward_margin": margin,
             "reward_accuracy": (margin > 0).float(),
-            "chosen_logprob": means[self.chosen],
-            "rejected_logprob": means[self.rejected],
         }

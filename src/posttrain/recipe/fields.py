@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from posttrain.recipe.decoding import Decoding
-from posttrain.recipe.rollouts import RolloutSource, Server
+from posttrain.recipe.rollouts import DemonstrationsBeside, RolloutSource, Server
 from posttrain.recipe.strict import Piece, Strict, refuse_unread
 
 
@@ -146,6 +146,9 @@ class Train(Rendered):
     rollouts: RolloutSource | None = Field(
         None, description="learn from the model's own answers to the data's questions, not from the data's responses"
     )
+    demonstrations: DemonstrationsBeside | None = Field(
+        None, description="with rollouts: also learn from these in every step; terms tell them apart by their 'origins'"
+    )
     transforms: list[Piece] = Field(
         [], description="what happens to a step's samples before the loss, in order, anew at every visit"
     )
@@ -191,6 +194,8 @@ class Train(Rendered):
             raise ValueError("batch_size has no effect on rollouts: set rollouts.prompts, n and mini_batches")
         if self.rollouts is not None and self.cache_reference:
             raise ValueError("cache_reference scores fixed data, and rollouts are drawn anew: leave it out")
+        if self.demonstrations is not None and self.rollouts is None:
+            raise ValueError("'demonstrations' stand beside rollouts; without, 'data' names them")
         if self.critic is None:
             refuse_unread(self, ("critic_lr_factor",), "without critic")
         return self
@@ -225,6 +230,9 @@ class Evaluate(Asked):
         description="a token that ends thinking, such as '</think>': also measure how often it was among the five "
         "likeliest while another was drawn",
     )
+    rerank: str | None = Field(
+        None, description="a reward model: also measure how right that answer of n is which it likes best (reranked@k)"
+    )
     turns: PositiveInt = Field(
         1, description="the model's turns in a dialogue with the task's environment, of which the last is scored"
     )
@@ -236,6 +244,10 @@ class Evaluate(Asked):
             raise ValueError("'reference' compares every token's distribution, which no server gives: leave one out")
         if self.passed_over is not None and self.server is not None:
             raise ValueError("'passed_over' reads every token's distribution, which no server gives: leave one out")
+        if self.rerank is not None and self.n == 1:
+            raise ValueError("'rerank' chooses among several answers: set n to 2 or more")
+        if self.rerank is not None and self.server is not None:
+            raise ValueError("'rerank' reads the tokens of answers that were drawn here: leave it or 'server' out")
         return self
 
     @model_validator(mode="after")
@@ -247,7 +259,7 @@ class Evaluate(Asked):
             raise ValueError(
                 "a dialogue needs a chat template that says where turns end: leave 'template' or 'turns' out"
             )
-        for key in ("reference", "passed_over"):
+        for key in ("reference", "passed_over", "rerank"):
             if getattr(self, key) is not None:
                 raise ValueError(f"'{key}' is measured along single turns: leave it or 'turns' out")
         return self

@@ -88,3 +88,10 @@ class RolloutSource(Decoding):
         if self.thinking is not None and (self.thinking.budget is not None or self.thinking.continuations):
             raise ValueError("forced tokens are none of the policy's own to learn from: of 'thinking' take temperature")
         return self
+
+
+class DemonstrationsBeside(Strict):
+    """Demonstrations that a stage with rollouts learns from in the same steps."""
+
+    data: str = Field(description="name of a data set with responses")
+    batch_size: PositiveInt = Field(32, description="samples of a step, over all ranks")

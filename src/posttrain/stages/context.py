@@ -256,20 +256,25 @@ class Context:
         inputs += [self.model_fingerprint(model) for model in models_of(stage)]
         if isinstance(stage, Continual):
             inputs += [self.stage_fingerprint(other) for other in evaluations_read(self.recipe, name).values()]
-        if hasattr(stage, "data"):
-            inputs.append(self.data_fingerprint(self.data(stage.data)))
-        if getattr(stage, "watch", None) is not None:
-            inputs.append(self.data_fingerprint(self.data(stage.watch.data)))  # type: ignore[union-attr]
+        inputs += [self.data_fingerprint(self.data(data)) for data in data_of(stage)]
         return digest([name, self.recipe.seed, fields, inputs])
 
 
 def models_of(stage: Stage) -> list[str]:
     """The models that a stage reads, by the names that the recipe has for them."""
-    named = [getattr(stage, field, None) for field in ("init_from", "model", "reference")]
+    named = [getattr(stage, field, None) for field in ("init_from", "model", "reference", "rerank")]
     found = [name for name in named if name is not None] + list(getattr(stage, "models", []))
     if isinstance(stage, Train):
         found += [stage.critic] if stage.critic not in (None, "head") else []
         found += reward_models(stage.rollouts.reward) if stage.rollouts is not None else []
+    return found
+
+
+def data_of(stage: Stage) -> list[str]:
+    """The data sets that a stage reads, by the names that the recipe has for them."""
+    found = [stage.data] if hasattr(stage, "data") else []
+    if isinstance(stage, Train):
+        found += [beside.data for beside in (stage.watch, stage.demonstrations) if beside is not None]
     return found
 
 

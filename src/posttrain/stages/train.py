@@ -19,6 +19,8 @@ from posttrain.recipe import Model, Train
 from posttrain.sources import Transformed, build_transform
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import rendering_of
+from posttrain.stages.judging import check_reward_training, teaches_rewards
+from posttrain.stages.mixing import MixedSupply
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.reference_scores import check_cacheable
@@ -52,6 +54,7 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     if stage.cache_reference:
         check_cacheable(objective)
     _check_critic(context, stage, objective)
+    check_reward_training(context, stage, objective)
     build_optimiser([("check", torch.nn.Parameter(torch.zeros(1)))], stage.optimizer, lr=stage.lr)
     _check_sharding(context, stage)
     origin = context.origin(stage.init_from)
@@ -64,7 +67,8 @@ def plan_train(context: Context, name: str, stage: Train) -> Plan:
     memory: dict[str, int | float | str] = {
         "memory": _memory(context.micro_batch_tokens(stage), stage, origin, shape, objective, moved)
     }
-    if writers := sorted(context.pending(context.data(stage.data))):
+    learned = [stage.data] if stage.demonstrations is None else [stage.data, stage.demonstrations.data]
+    if writers := sorted({writer for data in learned for writer in context.pending(context.data(data))}):
         note = f"the data come from stage '{', '.join(writers)}': steps and tokens are known once it has run"
         return Plan(numbers | memory, (*watched, note))
     supply = _supply(context, name, stage, objective, tokenizer, rendering_of(stage, shape.model))
@@ -80,6 +84,8 @@ def _supply(
 ) -> Supply:
     if stage.rollouts is None:
         return DemonstrationSupply(context, name, stage, objective, tokenizer, rendering)
+    if stage.demonstrations is not None:
+        return MixedSupply(context, name, stage, objective, tokenizer, rendering)
     return RolloutSupply(context, name, stage, stage.rollouts, objective, tokenizer, rendering)
 
 
@@ -119,8 +125,9 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
         return leave_untrained(context, name, stage, emptied)
     sharded = _is_sharded(context, stage)
     # Cut block by block on their way to the GPUs, so that no one of them ever holds all the weights.
-    policy = load_policy(context, stage.init_from, torch.device("cpu") if sharded else None)
     objective = build_objective(stage.objective)
+    device = torch.device("cpu") if sharded else None
+    policy = load_policy(context, stage.init_from, device, reward=teaches_rewards(objective))
     rendering = rendering_of(stage, policy.model)
     supply = _supply(context, name, stage, objective, policy.tokenizer, rendering)
     compares = _compares(stage, objective)
@@ -146,7 +153,8 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
     del loop  # Adam's moments and the reference leave room for the second model of the round trip
     policy.reference = None
     target = context.folder / "models" / name
-    _end_turns(policy, rendering)
+    if not policy.is_reward:
+        _end_turns(policy, rendering)
     state = model_state(policy, keep=context.ranks.is_main)
     context.ranks.on_main(lambda: policy.save(target, state_dict=state))
     with context.terminal.waiting(f"reading {name} again"):

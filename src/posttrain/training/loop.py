@@ -63,7 +63,8 @@ class EarlyStopping:
 class Progress:
     """What the loop keeps from step to step, and a checkpoint from run to run.
 
-    `evaluated`: the last step that was. `memory`: what the objective remembers of samples.
+    `evaluated`: the last step that was. `memory`: what the objective remembers of samples. `measured`: the newest value
+    of every metric.
     """
 
     step: int = 0
@@ -76,6 +77,7 @@ class Progress:
     since_best: int = 0
     last: dict[str, float] = field(default_factory=dict)
     memory: Records = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,13 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
         ranks=loop.ranks,
         draw=lambda: loop.source.another(step),
         memory=progress.memory,
+        measured=progress.measured,
         watch=watch,
     )
     with watch.lap("time/source"):
         sequences = loop.source.next(step)
+        reported = _reported(step.report, loop.ranks)
+        progress.measured.update(reported)
     loop.policy.model.train()
     result = accumulate_gradients(
         loop.policy, loop.objective, sequences, settings.token_budget, step, loop.ranks, watch
@@ -164,10 +169,11 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
         progress.memory.setdefault(name, {}).update(values)
     spent = watch.seconds()
     elapsed = time.perf_counter() - start
+    progress.measured.update({"loss": result.loss, **result.metrics, "grad_norm": norm})
     return {
         "loss": result.loss,
         **result.metrics,
-        **_reported(step.report, loop.ranks),
+        **reported,
         "lr": rate,
         "grad_norm": norm,
         "tokens": result.tokens,

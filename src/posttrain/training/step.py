@@ -163,6 +163,7 @@ def begin(
     ranks: Ranks,
     draw: Draw | None = None,
     memory: Records | None = None,
+    measured: dict[str, float] | None = None,
     watch: Stopwatch | None = None,
 ) -> Step:
     """The step `index` of `total` in a run with `seed`, with all that may be asked while it is prepared."""
@@ -174,6 +175,7 @@ def begin(
         policy,
         gather=ranks.gather,
         memory=memory if memory is not None else {},
+        measured=measured if measured is not None else {},
     )
 
     def score(sequences: List[Sequence], needs: tuple[Need, ...]) -> list[TokenScores]:

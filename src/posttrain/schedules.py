@@ -1,0 +1,102 @@
+"""Schedules: numbers that change over a run, as functions of the step or of what was measured.
+
+A recipe gives a number, or names a schedule: `weight: {name: cosine, start: 0.9, end: 0.05, steps: 200}`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from posttrain.data.step import Step
+from posttrain.errors import UserError, nearest
+from posttrain.registry import Registry
+
+Schedule = Callable[[Step], float]
+"""The value in a step; the same on every rank."""
+NonNegative = Annotated[float, Field(ge=0)]
+Length = Annotated[float, Field(gt=0)]
+
+schedules: Registry[Callable[..., float]] = Registry("schedule")
+"""Schedules by the name that a recipe gives them."""
+schedule = schedules.register
+
+
+def build_schedule(spec: Any, what: str) -> float | Schedule:
+    """A number as it is, or the schedule that a mapping names. Raises `UserError`, which says `what`, for all else."""
+    if isinstance(spec, Mapping):
+        name, options = schedules.options(spec)
+        if name == "complement":
+            build_schedule(options["of"], what)
+        return lambda step: schedules[name](step, **options)
+    if not isinstance(spec, (int, float)) or isinstance(spec, bool) or not math.isfinite(spec):
+        raise UserError(
+            f"{what} must be a number, or {{name: a schedule, ...}} ({', '.join(schedules)}), found {spec!r}"
+        )
+    return float(spec)
+
+
+def value_at(value: float | Schedule, step: Step) -> float:
+    """The number that a schedule is in a step."""
+    return value(step) if callable(value) else value
+
+
+@schedule("cosine")
+def cosine(step: Step, *, start: float, end: float, steps: Length | None = None, warmup: NonNegative = 0.0) -> float:
+    """From `start` to `end` in half a cosine over `steps`, after a linear rise from 0 to `start` over `warmup`.
+
+    Below 1 both are shares of the run; `steps` null: the rest of it. CHORD's μ (arXiv 2508.11408), Prefix-RFT's
+    shortest prefix (arXiv 2507.01679).
+    """
+    risen, done = _parts(step, steps, warmup)
+    return risen * start if risen < 1 else end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@schedule("linear")
+def linear(step: Step, *, start: float, end: float, steps: Length | None = None, warmup: NonNegative = 0.0) -> float:
+    """From `start` to `end` in a straight line; `steps` and `warmup` as in `cosine`."""
+    risen, done = _parts(step, steps, warmup)
+    return risen * start if risen < 1 else end + (start - end) * (1 - done)
+
+
+@schedule("switch")
+def switch(step: Step, *, start: float, end: float, at: NonNegative) -> float:
+    """`start` before step `at` (below 1: a share of the run), `end` from there on."""
+    return start if step.index < _steps(at, step) else end
+
+
+@schedule("shortfall")
+def shortfall(step: Step, *, of: str, below: float, most: float = 1.0) -> float:
+    """How far a metric is `below` a value: max(0, `below` - metric), at most `most`. CHORD's adaptive μ: `of: reward`.
+
+    The metric is the newest: of this step's rollouts, else of the step before.
+    """
+    return min(most, max(0.0, below - measured(step, of)))
+
+
+@schedule("complement")
+def complement(step: Step, *, of: Any) -> float:
+    """1 minus another schedule, or number."""
+    return 1 - value_at(build_schedule(of, "schedule 'complement', option 'of'"), step)
+
+
+def measured(step: Step, name: str) -> float:
+    """The newest value of a metric. Raises `UserError` that names the metrics there are."""
+    if name not in step.measured:
+        known = {key: value for key, value in step.measured.items() if not key.startswith("time/")}
+        raise UserError(f"no metric '{name}' is measured before step {step.index + 1}: {nearest(name, known)}")
+    return step.measured[name]
+
+
+def _parts(step: Step, steps: float | None, warmup: float) -> tuple[float, float]:
+    """How much of the rise, and of the way from start to end, is behind: shares."""
+    rise = _steps(warmup, step)
+    if step.index < rise:
+        return step.index / rise, 0.0
+    length = _steps(steps, step) if steps is not None else max(1.0, step.total - rise)
+    return 1.0, min(1.0, (step.index - rise) / length)
+
+
+def _steps(count: float, step: Step) -> float:
+    return count * step.total if count < 1 else count
