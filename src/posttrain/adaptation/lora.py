@@ -33,7 +33,7 @@ def lora(
         target_modules=targets,
         use_rslora=rslora,
         use_dora=dora,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM",
     )
     try:
         adapted: nn.Module = get_peft_model(model, config)

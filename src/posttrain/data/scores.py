@@ -69,7 +69,7 @@ def _finite(logprobs: Tensor) -> Tensor:
 class Need:
     """A per-token quantity by name. `differentiable`: gradients flow through it (else it is computed without graph).
 
-    `function` None: it is no function of the logits, but what the policy's critic says.
+    `function` None: it is no function of the logits, but what the policy's critic, or its reward head, says.
     """
 
     name: str
@@ -127,5 +127,7 @@ FORWARD_KL = Need("forward_kl", _forward_kl, reference=True)
 """KL(π_0 ‖ π) over the whole vocabulary."""
 VALUES = Need("values", None)
 """V of the state that predicts the token: what a critic expects the answer to earn from there on."""
+REWARDS = Need("rewards", None)
+"""What a reward model says of all that stands before the token: asked of a token behind the answer (`whole_answer`)."""
 REVERSE_KL = Need("reverse_kl", _reverse_kl, reference=True)
 """KL(π ‖ π_0) over the whole vocabulary."""

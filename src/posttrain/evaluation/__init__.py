@@ -1,6 +1,6 @@
 """Measuring: what a model says, how good it is, and how sure that is."""
 
-from posttrain.evaluation.evaluator import Verify, answer_of, check_errors, evaluate, summarise
+from posttrain.evaluation.evaluator import Verify, answer_of, check_errors, evaluate, reranked, summarise
 from posttrain.evaluation.metrics import LogLikelihood, log_likelihood
 from posttrain.evaluation.result import Answer, Comparison, EvaluationResult, Problem, compare_results
 from posttrain.evaluation.saturation import Saturation, saturation
@@ -34,6 +34,7 @@ __all__ = [
     "in_words",
     "log_likelihood",
     "paired_difference",
+    "reranked",
     "saturation",
     "summarise",
 ]

@@ -13,6 +13,7 @@ from posttrain.data import Message, Sample
 from posttrain.errors import UserError
 from posttrain.evaluation.metrics import (
     answer_entropy,
+    best_at_k,
     distinct_answers,
     draw_counts,
     has_valid_format,
@@ -120,6 +121,20 @@ def summarise(
         "truncated": float(np.mean([a.finish_reason == "length" for a in answers])),
     }
     return EvaluationResult(name, n, sampling, metrics, problems, level, tuple(answers))
+
+
+def reranked(answers: Sequence[Answer], rewards: Sequence[float], *, n: int, right_at: float = 1.0) -> dict[str, float]:
+    """`reranked@k` for k = 1, 2, 4 ... n: how right the answer is that a reward model likes best of k draws.
+
+    `rewards`: one for each answer. Answers without a score are left out; problems with fewer than k others, too.
+    """
+    groups: dict[str, list[tuple[float, bool]]] = {}
+    for answer, reward in zip(answers, rewards, strict=True):
+        if answer.error is None:
+            groups.setdefault(answer.sample_id, []).append((reward, _is_right(answer, right_at)))
+    columns = [tuple(zip(*group, strict=True)) for group in groups.values()]
+    found = {f"reranked@{k}": _known_mean([best_at_k(*column, k) for column in columns]) for k in draw_counts(n)}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def _in_order(completions: Sequence[Completion], prompts: int, n: int) -> list[Completion]:

@@ -65,6 +65,22 @@ def majority_at_k(
     return float(scores[chosen[np.arange(len(chosen)), winner]].mean())
 
 
+def best_at_k(rewards: npt.ArrayLike, values: npt.ArrayLike, k: int) -> float:
+    """Expected value of the answer with the highest reward among k of a problem's draws, `rewards[n]`, `values[n]`.
+
+    The mean over all subsets of k draws: the draw of rank i (0 is the best) is the best of C(n - 1 - i, k - 1) of the
+    C(n, k). Of equal rewards the one that was drawn first counts. NaN where fewer than k draws are there.
+    """
+    given, scores = np.asarray(rewards, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if given.shape != scores.shape or given.ndim != 1 or k < 1:
+        raise ValueError(f"best@k needs a reward for each of {len(scores)} values and k of 1 or more, found k = {k}")
+    n = len(given)
+    if n < k:
+        return math.nan
+    chances = np.array([math.comb(n - 1 - rank, k - 1) / math.comb(n, k) for rank in range(n)])
+    return float((chances * scores[np.argsort(-given, kind="stable")]).sum())
+
+
 def answer_entropy(answers: Sequence[str | None]) -> float:
     """Entropy, in nats, of a problem's extracted answers; None is left out. 0 where all are the same."""
     counts = np.array(list(Counter(a for a in answers if a is not None).values()), dtype=np.float64)

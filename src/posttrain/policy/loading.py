@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +10,13 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain.errors import UserError
 from posttrain.policy.head import Head
+
+_CLASSIFIER, _SCORE = "ForSequenceClassification", "score"
+"""How transformers calls its reward models, and their head."""
 
 Dtype = Literal["float32", "bfloat16", "mixed"]
 
@@ -22,7 +25,8 @@ Dtype = Literal["float32", "bfloat16", "mixed"]
 class ModelOptions:
     """How a model is held. `dtype`: of weights and computation; "mixed" keeps float32 weights and computes in bfloat16
     under autocast. `attention`: transformers' `attn_implementation`. `weights`: "random" takes only the architecture
-    and the tokenizer of the folder (pretraining from scratch, with `seed`)."""
+    and the tokenizer of the folder (pretraining from scratch, with `seed`). `reward`: a reward model is made of a
+    language model: one number in the place of its next token. What is a reward model already stays one."""
 
     dtype: Dtype = "float32"
     attention: str = "sdpa"
@@ -30,6 +34,7 @@ class ModelOptions:
     compile: bool = False
     weights: Literal["pretrained", "random"] = "pretrained"
     seed: int = 0
+    reward: bool = False
 
 
 def model_path(name: str, *, with_weights: bool = True) -> str:
@@ -75,8 +80,8 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_model(name: str, options: ModelOptions, device: torch.device | None = None) -> nn.Module:
-    """The causal language model of a folder or hub name, in eval mode. A PEFT adapter folder is loaded on its base, to
-    be trained on.
+    """The causal language model (or reward model) of a folder or hub name, in eval mode. A PEFT adapter folder is
+    loaded on its base, to be trained on.
 
     Raises `UserError` when it cannot be loaded, or when its files lack some of its weights.
     """
@@ -88,7 +93,7 @@ def load_model(name: str, options: ModelOptions, device: torch.device | None = N
         path = str(Path(path).resolve())  # an adapter's folder will name it, and may be opened from elsewhere
     load = _random_model if is_random else _pretrained_model
     try:
-        model = load(path, options)
+        model = _reward_model(path, options) if options.reward or is_reward_folder(path) else load(path, options)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model '{name}' cannot be loaded: {_shortened(error)}") from error
     if device is not None:
@@ -120,11 +125,43 @@ def _pretrained_model(path: str, options: ModelOptions) -> Any:
     return model
 
 
+def is_reward_folder(path: str) -> bool:
+    """Does its config.json say that it is a reward model: a sequence classifier with one number?"""
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError):
+        return False
+    kinds = getattr(config, "architectures", None) or [""]
+    return str(kinds[0]).endswith(_CLASSIFIER) and config.num_labels == 1
+
+
+def is_reward_model(model: Any) -> bool:
+    """Has it a reward head in the place of a language model's?"""
+    return type(bare_model(model)).__name__.endswith(_CLASSIFIER)
+
+
+def _reward_model(path: str, options: ModelOptions) -> Any:
+    """transformers' own classifier of the architecture; a head that is new is 0, so that nothing is drawn at random."""
+    if options.weights == "random":
+        raise UserError("a reward model is made of a trained model: weights: random gives none")
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        path, num_labels=1, **_settings(options), output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    bad = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])} - {f"{_SCORE}.weight"})
+    if bad or not isinstance(getattr(model, _SCORE, None), nn.Linear):
+        raise ValueError(f"{type(model).__name__} has no head '{_SCORE}', or its folder lacks weights {bad[:3]}")
+    if found["missing_keys"]:
+        nn.init.zeros_(model.score.weight)
+    return model
+
+
 def _load_adapter(name: str, path: str, options: ModelOptions, device: torch.device | None) -> nn.Module:
     from peft import PeftConfig, PeftModel  # takes seconds to import
 
     try:
-        base = load_model(str(PeftConfig.from_pretrained(path).base_model_name_or_path), options, device)
+        config = PeftConfig.from_pretrained(path)
+        options = replace(options, reward=options.reward or config.task_type == "SEQ_CLS")
+        base = load_model(str(config.base_model_name_or_path), options, device)
         model: nn.Module = PeftModel.from_pretrained(base, path, is_trainable=True)
     except (OSError, ValueError, RuntimeError, SafetensorError, UserError) as error:
         raise UserError(f"adapter '{name}' cannot be loaded: {_shortened(error)}") from error

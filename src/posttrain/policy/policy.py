@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Partial
 from torch.func import functional_call
 
 from posttrain.data.batch import Batch, Layout, Rows
-from posttrain.data.scores import VALUES, Need, TokenScores
+from posttrain.data.scores import REWARDS, VALUES, Need, TokenScores
 from posttrain.errors import UserError
 from posttrain.policy.critic import Critic
 from posttrain.policy.head import Head, token_scores
@@ -26,6 +26,7 @@ from posttrain.policy.loading import (
     context_length,
     evaluating,
     find_head,
+    is_reward_model,
     load_model,
     load_tokenizer,
     probe_tokens,
@@ -38,9 +39,9 @@ class Scorer(nn.Module):
     """Forward = per-token scores. A module of its own, so that wrappers with hooks on `forward` (FSDP) see the body
     and the head as one call."""
 
-    def __init__(self, model: nn.Module, head: Head) -> None:
+    def __init__(self, model: nn.Module, head: Head | None) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.head = head
         self.critic: Critic | None = None
 
@@ -59,10 +60,14 @@ class Scorer(nn.Module):
         """
         if hidden is None:
             hidden = states_at_targets(self.model, batch, embeddings)
+        if self.head is None:
+            return _rewards(self.model, hidden, needs)
         logits = None
         if reference is not None and any(need.reference for need in needs):
             with torch.no_grad():
                 logits = reference.logits(batch)
+        if REWARDS in needs:
+            raise UserError("this model has no reward head: name one that was trained with bradley_terry or outcome")
         of_logits = tuple(need for need in needs if need.function is not None)
         scores = token_scores(hidden, self.head, batch, of_logits, logits, recompute=recompute)
         found = {"logprobs": scores.logprobs, **scores.extra}
@@ -71,6 +76,16 @@ class Scorer(nn.Module):
                 raise ValueError("the objective asks for values, but the policy has no critic")
             found["values"] = self.critic(batch, hidden)
         return found
+
+
+def _rewards(model: Any, hidden: Tensor, needs: tuple[Need, ...]) -> dict[str, Tensor]:
+    """What a reward model says: `rewards[N]`. It has no next token, so that log-probs are 0."""
+    if other := [need.name for need in needs if need != REWARDS]:
+        raise UserError(f"a reward model gives one number, and no {', '.join(other)}: ask a language model")
+    with torch.autocast(hidden.device.type, enabled=False):
+        score = bare_model(model).score
+        rewards: Tensor = score(hidden.to(next(score.parameters()).dtype)).squeeze(-1).float()
+    return {"logprobs": torch.zeros_like(rewards), "rewards": rewards}
 
 
 class _LayerStates(nn.Module):
@@ -103,8 +118,9 @@ class Policy:
         self.layout = layout
         self.autocast = autocast
         self.base_is_saved = True
+        self.is_reward = is_reward_model(model)
         with self.computing():
-            self.head = find_head(model)
+            self.head = None if self.is_reward else find_head(model)
         self.scorer: Any = Scorer(model, self.head)
         self.reference: Reference | None = None
 
@@ -113,6 +129,8 @@ class Policy:
         """The model and tokenizer of a folder, a hub name or a shipped model."""
         options = options or ModelOptions()
         model: Any = load_model(name, options, device)
+        if is_reward_model(model):  # which transformers must tell from padding to find the last token
+            bare_model(model).config.pad_token_id = load_tokenizer(name).pad_token_id
         was_adapter = hasattr(model, "merge_and_unload")
         if was_adapter:  # an adapter that was trained before: further stages start from its sum
             model = model.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
@@ -127,6 +145,13 @@ class Policy:
         if options.compile:
             bare_model(model).base_model.compile(dynamic=True)
         return policy
+
+    @property
+    def language_head(self) -> Head:
+        """The head that gives the next token. Raises `UserError` for a reward model, which has none."""
+        if self.head is None:
+            raise UserError("a reward model has no next token to draw or to compare: name a language model")
+        return self.head
 
     @property
     def device(self) -> torch.device:
@@ -262,20 +287,19 @@ class Reference:
     def copy(cls, policy: Policy) -> "Reference":
         """The weights as they are now, frozen and in eval mode."""
         model = copy.deepcopy(policy.model).requires_grad_(False).eval()
-        return cls(
-            model, Head(bare_model(model).get_output_embeddings(), policy.head.scale, policy.head.softcap), _as_is
-        )
+        head = policy.language_head
+        return cls(model, Head(bare_model(model).get_output_embeddings(), head.scale, head.softcap), _as_is)
 
     @classmethod
     def of(cls, policy: Policy) -> "Reference":
         """Another policy, frozen: a named model of the recipe."""
         policy.model.requires_grad_(False).eval()
-        return cls(policy.model, policy.head, _as_is)
+        return cls(policy.model, policy.language_head, _as_is)
 
     @classmethod
     def adapters_off(cls, policy: Policy) -> "Reference":
         """The base under the policy's adapters: no second copy of the weights."""
-        return cls(policy.model, policy.head, lambda: _adapters_off(policy.model))
+        return cls(policy.model, policy.language_head, lambda: _adapters_off(policy.model))
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> Callable[[slice], Tensor]:

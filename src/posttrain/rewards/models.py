@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from posttrain.data.scores import REWARDS
+from posttrain.data.whole_answer import whole_answer
 from posttrain.rewards.attempt import Ask, Attempt
 from posttrain.rewards.reward import model_reward
 from posttrain.rewards.score import Score
@@ -46,3 +48,15 @@ def _log_ratio(attempt: Attempt, increments: Tensor, placement: str, truncated: 
         parts = {"end": float(increments[-1])}
     earned = tuple(increments.tolist()) if placement == "tokens" else ()
     return Score(float(increments.sum()), parts, tokens=earned)
+
+
+@model_reward("learned", models=("model",), judges=True)
+def learned(attempts: List[Attempt], ask: Ask, *, model: str) -> list[float]:
+    """What a reward model says of the whole answer, its end token included: a number of any size.
+
+    `model`: a train stage with the objective `bradley_terry` or `outcome`, or any sequence classifier with one output
+    and the policy's tokenizer. Hold the policy to where it began (`kl_in_reward`, or a term `kl`): it soon writes what
+    the model likes and the verifier does not (Gao et al., arXiv 2210.10760).
+    """
+    found = ask(model, [whole_answer(attempt.sequence) for attempt in attempts], (REWARDS,))
+    return [float(scores["rewards"]) for scores in found]

@@ -41,6 +41,7 @@ rewards: Registry[Callable[..., Any]] = Registry("reward")
 """Reward functions by the name that a recipe gives them."""
 _OF_GROUPS: set[str] = set()
 _OF_MODELS: dict[str, tuple[str, ...]] = {}
+_OF_JUDGES: set[str] = set()
 _USUAL = {"weight": 1.0, "since": 0.0, "until": 1.0}
 COMMON = (*_USUAL, "gate")
 """Options that every part has."""
@@ -57,12 +58,17 @@ def group_reward(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
     return rewards.register(name)
 
 
-def model_reward(name: str, *, models: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def model_reward(
+    name: str, *, models: tuple[str, ...] = (), judges: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: a recipe's `reward: name` is this function of all attempts of a round and of whom it may ask.
 
-    `models`: its options that name models of the recipe ('base', an earlier stage ...).
+    `models`: its options that name models of the recipe ('base', an earlier stage ...). `judges`: they are reward
+    models.
     """
     _OF_MODELS[name] = models
+    if judges:
+        _OF_JUDGES.add(name)
     return rewards.register(name)
 
 
@@ -94,12 +100,13 @@ def reward_names(spec: Spec) -> set[str]:
     return {str(part.get("name")) for part in _all_parts(spec)}
 
 
-def reward_models(spec: Spec) -> list[str]:
-    """The models of the recipe that the parts of a reward ask, each once."""
+def reward_models(spec: Spec, *, judges: bool = False) -> list[str]:
+    """The models of the recipe that the parts of a reward ask, each once; `judges`: the reward models among them."""
     named = []
     for part in _all_parts(spec):
         name, options = rewards.options({key: value for key, value in part.items() if key not in COMMON})
-        named += [options[option] for option in _OF_MODELS.get(name, ())]
+        if name in _OF_JUDGES or not judges:
+            named += [options[option] for option in _OF_MODELS.get(name, ())]
     return list(dict.fromkeys(named))
 
 

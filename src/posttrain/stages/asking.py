@@ -21,6 +21,7 @@ from posttrain.recipe import Asked, Decoding
 from posttrain.stages.context import Context
 from posttrain.stages.conversing import Conversation, conversation
 from posttrain.stages.encoded import prompts_of, where
+from posttrain.stages.judging import check_speaker
 from posttrain.stages.serving import check_server, server_engine
 from posttrain.stages.shape import Shape, check_engine
 from posttrain.terminal import Bar
@@ -76,6 +77,7 @@ def plan_questions(
     The second value is what the user should know of it.
     """
     sampling_of(decoding, 0)
+    check_speaker(context, decoding.model)
     origin = context.origin(decoding.model)
     tokenizer, shape = load_tokenizer(origin.path), Shape.of(origin)
     if decoding.server is None:

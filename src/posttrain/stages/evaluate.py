@@ -11,7 +11,7 @@ from posttrain.data.rendering import render_batch
 from posttrain.data.scores import ENTROPY, REVERSE_KL
 from posttrain.data.turns import Refusal
 from posttrain.errors import UserError
-from posttrain.evaluation import Answer, log_likelihood, summarise
+from posttrain.evaluation import Answer, log_likelihood, reranked, summarise
 from posttrain.evaluation.stopping import passed_over
 from posttrain.policy import Policy, Reference, load_tokenizer
 from posttrain.policy.scoring import scored
@@ -20,6 +20,7 @@ from posttrain.stages.asking import ask, asked_as, can_be_scored, plan_questions
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
 from posttrain.stages.files import write_atomically
+from posttrain.stages.judging import check_judge, rewards_of
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.scoring import behind_prompt, mean_scores
@@ -32,6 +33,9 @@ def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
     """Check models and data; render every prompt and see that an answer fits behind it."""
     if stage.reference is not None:
         check_one_vocabulary(context, stage.model, stage.reference)
+    if stage.rerank is not None:
+        check_one_vocabulary(context, stage.model, stage.rerank)
+        check_judge(context, stage.rerank)
     if stage.passed_over is not None:
         _stop_token(load_tokenizer(context.origin(stage.model).path), stage.passed_over)
     samples = None if context.pending(context.data(stage.data)) else questions(context, stage.data)
@@ -43,7 +47,7 @@ def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
     _check_responses(stage, samples)
     plan_questions(context, stage.model_copy(update={"max_new_tokens": 1}), samples)
     notes = [f"data '{stage.data}': {UNSCORED}"]
-    unmeasured = {"reference": stage.reference, "passed_over": stage.passed_over}
+    unmeasured = {"reference": stage.reference, "passed_over": stage.passed_over, "rerank": stage.rerank}
     given = [f"'{key}'" for key, value in unmeasured.items() if value is not None]
     notes += [f"{key} is measured along drawn answers: of these data it is not measured" for key in given]
     return Plan({"samples": len(samples)}, tuple(notes))
@@ -104,6 +108,7 @@ def _answered(
         sequences = _sequences(policy, samples, answers, stage)
         metrics |= _drift(context, policy, sequences, stage)
         metrics |= _passed_over(context, policy, sequences, stage)
+        metrics |= _reranked(context, answers, sequences, stage)
     return {
         "metrics": metrics,
         "problems": {problem.sample_id: problem.right / problem.draws for problem in result.problems},
@@ -132,7 +137,7 @@ def _likelihood(context: Context, policy: Policy, samples: list[Sample], stage: 
 
 def _sequences(policy: Policy, samples: list[Sample], answers: list[Answer], stage: Evaluate) -> list[Sequence]:
     """The answers behind their prompts, their tokens as targets; none where nothing is measured along them."""
-    if stage.reference is None and stage.passed_over is None:
+    if stage.reference is None and stage.passed_over is None and stage.rerank is None:
         return []
     rendering = asked_as(stage, policy.context_length)
     prompts = prompts_of(samples, policy.tokenizer, rendering, stage.max_new_tokens, stage.forced)
@@ -151,6 +156,14 @@ def _drift(context: Context, policy: Policy, sequences: list[Sequence], stage: E
     policy.reference = Reference.of(load_policy(context, stage.reference))
     found = mean_scores(policy, sequences, (REVERSE_KL, ENTROPY), context.evaluation_tokens)
     return {"kl": found["reverse_kl"], "entropy": found["entropy"]}
+
+
+def _reranked(context: Context, answers: list[Answer], sequences: list[Sequence], stage: Evaluate) -> dict[str, float]:
+    """`reranked@k`: see `evaluation.reranked`."""
+    if stage.rerank is None:
+        return {}
+    drawn = [answer for answer in answers if answer.token_ids]
+    return reranked(drawn, rewards_of(context, stage.rerank, sequences).tolist(), n=stage.n)
 
 
 def _passed_over(context: Context, policy: Policy, sequences: list[Sequence], stage: Evaluate) -> dict[str, float]:

@@ -30,6 +30,7 @@ from posttrain.sources.rollouts import Generate, Rollouts
 from posttrain.stages.asking import questions, sampling_of
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
+from posttrain.stages.judging import check_judge
 from posttrain.stages.models import load_policy
 from posttrain.stages.served_policy import PROBES, check_served, served_policy
 from posttrain.stages.shape import check_one_vocabulary
@@ -261,6 +262,8 @@ def _check(context: Context, stage: Train, rules: RolloutSource, objective: Obje
         raise UserError("kl_in_reward needs a reference: name the model in 'reference' ('base', an earlier stage ...)")
     for model in reward_models(rules.reward):
         check_one_vocabulary(context, stage.init_from, model)
+    for model in reward_models(rules.reward, judges=True):
+        check_judge(context, model)
 
 
 def _as_target(tokens: Any, sample_id: str) -> Sequence:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from posttrain.data import Sequence
 from posttrain.data.batch import collate
+from posttrain.data.scores import REWARDS
+from posttrain.data.whole_answer import whole_answer
 from posttrain.errors import UserError
 from posttrain.generation import Prompt, Sampling
 from posttrain.generation.local import LocalEngine
@@ -27,7 +29,7 @@ class SavedModelDiffersError(Exception):
 
 @torch.no_grad()
 def check_saved(policy: Policy, folder: Path, rows: list[Sequence], ranks: Ranks) -> dict[str, float]:
-    """Mean absolute difference of log-probs on some rows (`ROWS` are enough) between trained and reloaded model.
+    """Mean absolute difference of log-probs (rewards) on some rows (`ROWS` are enough), trained and reloaded model.
 
     Every rank must call this (sharded weights need all of them); the first one loads and compares. Raises
     `SavedModelDiffersError` when the difference is above what rounding explains, or when greedy answers differ although
@@ -37,7 +39,7 @@ def check_saved(policy: Policy, folder: Path, rows: list[Sequence], ranks: Ranks
     if sum(p.numel() for p in policy.model.parameters()) > LARGEST:
         return {}
     policy.model.eval()
-    trained = policy.scores(collate(rows, layout=policy.layout).to(policy.device)).logprobs
+    trained = _said(policy, rows)
     try:
         return ranks.on_main(lambda: _compare(policy, folder, rows, trained))
     except torch.OutOfMemoryError:  # the training is done and saved: no reason to fail
@@ -51,7 +53,7 @@ def _compare(policy: Policy, folder: Path, rows: list[Sequence], trained: Tensor
     attention = bare_model(policy.model).config._attn_implementation  # the same kernel rounds alike
     options = ModelOptions(dtype="float32" if exact else half, attention=attention)
     saved = Policy.load(str(folder), options, policy.device)
-    again = saved.scores(collate(rows, layout=saved.layout).to(policy.device)).logprobs
+    again = _said(saved, rows)
     difference = float((trained - again).abs().mean())
     limit = 1e-3 if exact else 0.1
     if not difference <= limit:
@@ -59,7 +61,7 @@ def _compare(policy: Policy, folder: Path, rows: list[Sequence], trained: Tensor
             f"the model saved in '{folder}' gives other log-probs than the trained one (difference {difference:.3g}, "
             f"allowed {limit:g}): do not use that folder; the last checkpoint holds the trained weights"
         )
-    if is_sharded(policy) or not _can_answer(policy):
+    if is_sharded(policy) or policy.is_reward or not _can_answer(policy):
         return {"reload_difference": difference}
     prompts = [Prompt(row.tokens[: int(row.target.argmax())]) for row in rows]
     sampling = Sampling(max_new_tokens=16, temperature=0.0)
@@ -68,6 +70,15 @@ def _compare(policy: Policy, folder: Path, rows: list[Sequence], trained: Tensor
     if same < len(rows) and difference < 1e-5:
         raise SavedModelDiffersError(f"the model saved in '{folder}' gives other greedy answers than the trained one")
     return {"reload_difference": difference, "reload_same_answers": same / len(rows)}
+
+
+def _said(policy: Policy, rows: list[Sequence]) -> Tensor:
+    """Log-probs of the rows' targets, or the rewards of the rows."""
+    rows = [whole_answer(row) for row in rows] if policy.is_reward else rows
+    scores = policy.scores(
+        collate(rows, layout=policy.layout).to(policy.device), (REWARDS,) if policy.is_reward else ()
+    )
+    return scores["rewards"] if policy.is_reward else scores.logprobs
 
 
 def _can_answer(policy: Policy) -> bool:
