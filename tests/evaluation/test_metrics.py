@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from posttrain.evaluation.metrics import (
     answer_entropy,
+    best_at_k,
     distinct_answers,
     draw_counts,
     has_valid_format,
@@ -147,3 +148,15 @@ def test_log_likelihood_is_summed_in_double_precision():
 def test_log_likelihood_refuses_what_has_none(logprobs: list[float], sequence: list[int], message: str):
     with pytest.raises(ValueError, match=message):
         log_likelihood(logprobs, sequence)
+
+
+@given(st.integers(1, 6).flatmap(lambda n: st.tuples(st.lists(st.integers(0, 3), min_size=n, max_size=n), st.just(n))))
+def test_best_at_k_is_the_mean_over_all_subsets(case: tuple[list[int], int]):
+    rewards, n = case
+    values = [float(place % 2) for place in range(n)]
+    for k in range(1, n + 1):
+        chosen = [
+            max(subset, key=lambda place: (rewards[place], -place)) for subset in itertools.combinations(range(n), k)
+        ]
+        assert best_at_k(rewards, values, k) == pytest.approx(np.mean([values[place] for place in chosen]))
+    assert math.isnan(best_at_k(rewards, values, n + 1))

@@ -132,8 +132,10 @@ def reranked(answers: Sequence[Answer], rewards: Sequence[float], *, n: int, rig
     for answer, reward in zip(answers, rewards, strict=True):
         if answer.error is None:
             groups.setdefault(answer.sample_id, []).append((reward, _is_right(answer, right_at)))
-    columns = [tuple(zip(*group, strict=True)) for group in groups.values()]
-    found = {f"reranked@{k}": _known_mean([best_at_k(*column, k) for column in columns]) for k in draw_counts(n)}
+    found = {}
+    for k in draw_counts(n):
+        each = [best_at_k([r for r, _ in group], [right for _, right in group], k) for group in groups.values()]
+        found[f"reranked@{k}"] = _known_mean(each)
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
