@@ -119,9 +119,12 @@ def _engine(found: dict[str, Any]) -> str:
 
 def _grpo(found: dict[str, Any]) -> str:
     parts = ["### GRPO: 8 questions, 8 answers each, one update of the small model"]
+    first = next(iter(found["lengths"].values()))
+    busy = ", by its own time, on a machine that did other things too" if found["clock"] == "cpu" else ""
     parts.append(
         "`equal`: every answer has 64 tokens; `varied`: 64 on average, at most 256. The floor: 2 FLOP for each weight "
-        "and drawn token and 6 for each that is learned from; prompts are not counted."
+        "and drawn token and 6 for each that is learned from; prompts are not counted. Threads: "
+        f"{first['threads']}{busy}."
     )
     for lengths, kind in found["lengths"].items():
         rows = []
