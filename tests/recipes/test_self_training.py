@@ -42,11 +42,13 @@ def test_the_union_has_every_distinct_right_answer_and_every_demonstration_once(
     assert all(row["meta"]["value"] == 1 for row in own)
 
 
-def test_only_right_answers_are_imitated_online(tmp_path: Path) -> None:
-    run_small("online-self-training", tmp_path, "train.rollouts.prompts=16", "train.rollouts.max_new_tokens=40")
+def test_only_right_answers_are_imitated_online_beside_demonstrations(tmp_path: Path) -> None:
+    sizes = ["train.rollouts.prompts=16", "train.rollouts.max_new_tokens=40", "train.demonstrations.batch_size=4"]
+    run_small("online-self-training", tmp_path, *sizes)
     trained = [row for row in metrics(tmp_path) if row["kind"] == "train" and row["stage"] == "train"]
     right = Counter()
     for line in (tmp_path / "samples" / "train.jsonl").read_text().splitlines():
         answer = json.loads(line)
         right[answer["step"]] += answer["value"] == 1
-    assert [row["sequences"] for row in trained] == [right[step] for step in sorted(right)]
+    assert [row["sequences"] - 4 for row in trained] == [right[step] for step in sorted(right)]
+    assert all(row["loss"] == pytest.approx((row["0:nll/loss"] + row["1:nll/loss"]) / 2) for row in trained)
