@@ -66,6 +66,7 @@ def test_the_recipe_runs_and_the_reward_model_learns(finished: Path) -> None:
     rows = [row for row in metrics(finished) if row["stage"] == "judge"]
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)  # a head of 0 knows nothing
     assert rows[-1]["loss"] < rows[0]["loss"]
+    assert "nll" not in rows[0]
     assert {"reward_accuracy", "reward_margin", "chosen_reward", "rejected_reward"} < rows[0].keys()
     best = json.loads((finished / "results" / "best.json").read_text())["metrics"]
     assert best["reranked@1"] == pytest.approx(best["accuracy"])

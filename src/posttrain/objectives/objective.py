@@ -25,7 +25,7 @@ from torch import Tensor
 
 from posttrain.data import Origin, Sequence
 from posttrain.data.batch import Batch
-from posttrain.data.scores import Need, TokenScores
+from posttrain.data.scores import REWARDS, Need, TokenScores
 from posttrain.data.step import Gather, Step, alone
 from posttrain.errors import UserError, nearest
 from posttrain.objectives.reduction import TOKEN_MEAN, Level, Measure, Reduction
@@ -264,7 +264,7 @@ class Objective:
             metrics |= {label + name: _sum_and_count(found, coefficients, batch) for name, found in extra.items()}
             records |= {name: extra[name].detach() for name in term.remember}
         logprobs = scored[None].logprobs.detach() if None in scored else None
-        if logprobs is not None:
+        if logprobs is not None and REWARDS.name not in scored[None].extra:  # a reward model has none
             metrics["nll"] = (-logprobs.sum(), _number(len(logprobs), logprobs))
         return Loss(value, metrics, records)
 
