@@ -20,8 +20,8 @@ from posttrain.generation.engine import Sampling
 from posttrain.generation.sampling import draw, stream
 from posttrain.objectives.policy_gradient import clipped_surrogate
 from posttrain.policy import model_path
+from posttrain.sources.answering import stream_key
 from posttrain.sources.order import Order
-from posttrain.sources.rollouts import stream_key
 from posttrain.tasks.chains import Chains
 from posttrain.training.step import step_seed
 

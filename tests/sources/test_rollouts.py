@@ -12,6 +12,8 @@ from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.generation import Completion, Sampling
 from posttrain.rewards import Score, build_reward
+from posttrain.sources.answering import Answering
+from posttrain.sources.beginnings import build_beginning
 from posttrain.sources.rollout import Question, RolloutSettings
 from posttrain.sources.rollouts import Rollouts
 
@@ -50,16 +52,16 @@ class Mouth:
 
 def source(settings: RolloutSettings = SETTINGS, mouth: Mouth | None = None, **more: Any) -> Rollouts:
     advantage = more.pop("advantage", {"name": "group", "std": "none"})
-    return Rollouts(
-        QUESTIONS,
+    answering = Answering(
         settings,
-        generate=mouth or Mouth(),
-        reward=build_reward("task"),
-        verify=verify,
-        advantage=build_advantage(advantage),
-        seed=0,
-        **more,
+        mouth or Mouth(),
+        build_reward("task"),
+        verify,
+        beginning=more.pop("beginning", None),
+        text=lambda tokens: f"[{len(tokens)}]",
     )
+    questions = more.pop("questions", QUESTIONS)
+    return Rollouts(questions, settings, answering, advantage=build_advantage(advantage), seed=0, **more)
 
 
 def step(index: int = 0, **more: Any) -> Step:
@@ -151,9 +153,9 @@ def test_a_round_may_be_learned_from_in_several_steps() -> None:
     assert [len(part) for part in parts] == [6] * 4
     assert sorted(ids[0] + ids[1]) == sorted(ids[2] + ids[3])
     assert all(s.columns["old_logprobs"][2:] == pytest.approx(-0.4) for part in parts for s in part)
-    assert rolls.generate.asked == 4
+    assert rolls.answering.generate.asked == 4
     rolls.next(step(4, score=scored))
-    assert rolls.generate.asked == 8
+    assert rolls.answering.generate.asked == 8
 
 
 def test_a_resumed_round_loses_nothing_and_repeats_nothing(tmp_path: Any) -> None:
@@ -265,7 +267,7 @@ def test_answers_may_be_learned_from_later_with_what_the_policy_thought_of_them(
         found = late.next(step(index, score=scored))
         assert [s.sample_id for s in found] == [s.sample_id for s in first[index]]
         assert all(s.columns["old_logprobs"][2:] == pytest.approx(-0.4) for s in found)
-    assert late.generate.asked == 2 * 4
+    assert late.answering.generate.asked == 2 * 4
 
 
 def test_late_answers_survive_an_interruption(tmp_path: Any) -> None:
@@ -339,6 +341,18 @@ def test_the_weight_of_the_kl_follows_its_target() -> None:
     assert fixed.state()["kl_weight"] == 0.1
 
 
+def test_the_scale_of_rewards_goes_on_after_a_restart() -> None:
+    settings = replace(SETTINGS, normalise=True)
+    rolls, again = (source(settings, advantage="reward") for _ in range(2))
+    rolls.next(step())
+    again.restore([rolls.state()])
+    found = [[s.columns["advantage"].tolist() for s in one.next(step(1))] for one in (rolls, again)]
+    assert found[0] == found[1]
+    fresh = source(settings, advantage="reward")
+    fresh.restore([{**rolls.state(), "asked": 4, "moments": (0.0, 0.0, 0.0)}])
+    assert [s.columns["advantage"].tolist() for s in fresh.next(step(1))] != found[0]
+
+
 def test_a_critics_values_become_advantages_and_returns() -> None:
     rolls = source(replace(SETTINGS, values=True), advantage={"name": "gae", "whiten": False})
     for sequence in rolls.next(step(score=scored)):  # it expects -0.7 everywhere
@@ -361,6 +375,79 @@ def test_what_an_environment_wrote_is_read_and_not_learned() -> None:
         assert sequence.columns["advantage"][3] == 0 == sequence.columns["old_logprobs"][3]
         assert sequence.target[2]
         assert sequence.columns["old_logprobs"][2] == pytest.approx(-0.4)
+
+
+DEMONSTRATED = [replace(question, demonstration=np.arange(10, dtype=np.int32) + 50) for question in QUESTIONS]
+
+
+def begun(spec: Any, settings: RolloutSettings = SETTINGS, mouth: Mouth | None = None, **more: Any) -> Rollouts:
+    return source(settings, mouth, beginning=build_beginning(spec), questions=DEMONSTRATED, **more)
+
+
+def test_one_answer_of_a_group_may_begin_with_a_demonstration_and_is_weighed_from_there_on() -> None:
+    report = step(score=scored)
+    rolls = begun({"name": "prefix", "low": 0.5, "high": 0.5}, replace(SETTINGS, mini_batches=2))
+    sequences = [*rolls.next(report), *rolls.next(report)]
+    groups = {s.group: [other for other in sequences if other.group == s.group] for s in sequences}
+    for group in groups.values():
+        given = [(s.origin == Origin.DEMONSTRATION).sum() for s in group]
+        assert sorted(given) == [0, 0, 5]
+        hybrid = group[int(np.argmax(given))]
+        assert hybrid.tokens[2:7].tolist() == [50, 51, 52, 53, 54]
+        assert hybrid.target[2:].all()
+        rewards = np.array([s.scalars["reward"] for s in group])
+        expected = hybrid.scalars["reward"] - rewards.mean()
+        assert hybrid.columns["advantage"][2:] == pytest.approx(expected)
+        assert hybrid.columns["old_logprobs"][2:] == pytest.approx(-0.4)
+        assert not hybrid.columns["sampled_logprob"][2:7].any()
+    assert report.report["begun"] == (4 * 0.5, 12)
+    assert report.report["sampler_gap"][0] == pytest.approx(0.1 * report.report["sampler_gap"][1])
+
+
+def test_a_reward_sees_what_an_answer_began_with() -> None:
+    seen: list[Any] = []
+    rolls = begun({"name": "share", "share": 0.25}, record=lambda rollouts, index: seen.extend(rollouts))
+    for sequence in rolls.next(step()):
+        assert (sequence.origin == Origin.HINT).sum() == 2
+    assert all(rollout.attempt.text.startswith("[2]") for rollout in seen)
+    assert [rollout.draw for rollout in seen[:3]] == [0, 1, 2]
+
+
+def test_without_a_demonstration_the_answers_are_the_policys_own() -> None:
+    plain = source().next(step())
+    own = source(beginning=build_beginning("prefix")).next(step())
+    assert [s.tokens.tolist() for s in own] == [s.tokens.tolist() for s in plain]
+
+
+class Right(Mouth):
+    """Always right."""
+
+    def __call__(self, samples: Any, prompts: Any, n: int, sampling: Sampling, step: Step) -> list[Completion]:
+        drawn = super().__call__(samples, prompts, n, sampling, step)
+        return [replace(one, text=samples[one.prompt].answer) for one in drawn]
+
+
+def test_hints_become_shorter_where_answers_are_right_and_survive_an_interruption(tmp_path: Any) -> None:
+    settings = replace(SETTINGS, n=4)
+
+    def hinted() -> Rollouts:
+        rolls = begun({"name": "hint", "rounds": 2}, settings, Right())
+        object.__setattr__(rolls.answering, "text", lambda tokens: "")
+        return rolls
+
+    rolls = hinted()
+    groups: dict[str, list[int]] = {}
+    for sequence in rolls.next(step(0)):
+        groups.setdefault(sequence.group, []).append(int((sequence.origin == Origin.HINT).sum()))
+    for counts in groups.values():
+        assert counts[:2] == [9, 9]
+        assert counts[2] == counts[3] < 9
+    torch.save(rolls.state(), tmp_path / "state.pt")
+    again = hinted()
+    again.restore([torch.load(tmp_path / "state.pt", weights_only=True)])
+    for index in (1, 2, 3):
+        ours, theirs = again.next(step(index)), rolls.next(step(index))
+        assert [s.tokens.tolist() for s in ours] == [s.tokens.tolist() for s in theirs]
 
 
 def test_a_second_batch_is_refused() -> None:

@@ -41,6 +41,9 @@ class RolloutSource(Decoding):
     reward: str | dict[str, Any] | list[str | dict[str, Any]] = Field(
         "task", description="a reward, or parts to add up; each takes weight, gate, since and until"
     )
+    begin: Piece | None = Field(
+        None, description="with how much of its demonstration an answer begins: 'prefix', 'hint', {name: share, ...}"
+    )
     advantage: Piece = Field("group", description="how rewards become advantages")
     mini_batches: PositiveInt = Field(1, description="optimiser steps that a round is cut into")
     epochs: PositiveInt = Field(1, description="passes over a round")
@@ -79,6 +82,8 @@ class RolloutSource(Decoding):
             raise ValueError(f"choose: pairs takes two answers to a question, and n is {self.n}")
         if self.mini_batches > self.prompts:
             raise ValueError(f"mini_batches {self.mini_batches} is more than the {self.prompts} prompts of a round")
+        if self.begin is not None and self.turns > 1:
+            raise ValueError("answers that 'begin' with a demonstration have one turn: leave 'turns' or 'begin' out")
         if self.server is not None:
             refuse_unread(self, ("slots",), "on a server, which decides that itself")
         return self

@@ -34,7 +34,7 @@ class Attempt:
     `text`: what was drawn, decoded. `tokens[R]`, with `logprobs[R]` as the policy drew them; `finish_reason`: how it
     ended. `prompt`: the tokens that were asked with. `drawn[R]` bool: which tokens the policy wrote; None: all of
     them (in a conversation with an environment the others are its replies, whose log-probs are 0). `temperature`: that
-    it was drawn at.
+    it was drawn at. The first `begun` tokens were given to begin with, as tokens of the origin `begun_as`.
     """
 
     sample: Sample
@@ -46,6 +46,8 @@ class Attempt:
     prompt: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     drawn: npt.NDArray[np.bool_] | None = None
     temperature: float = 1.0
+    begun: int = 0
+    begun_as: Origin = Origin.HINT
 
     @cached_property
     def verdict(self) -> Score:
@@ -69,13 +71,19 @@ class Attempt:
         return len(self.tokens) if self.drawn is None else int(self.drawn.sum())
 
     @property
+    def weighed(self) -> int:
+        """Tokens that may be learned from: the drawn ones, and those that it began with."""
+        return self.length + self.begun
+
+    @property
     def sequence(self) -> Sequence:
-        """Prompt and answer as tokens; the targets are what the policy drew."""
+        """Prompt and answer as tokens; the targets are what the policy drew, and what it was given to begin with."""
         own = np.ones(len(self.tokens), bool) if self.drawn is None else self.drawn
-        origin = np.where(own, Origin.ROLLOUT, Origin.ENVIRONMENT)
+        given = np.arange(len(self.tokens)) < self.begun
+        origin = np.where(own, Origin.ROLLOUT, np.where(given, self.begun_as, Origin.ENVIRONMENT))
         return Sequence(
             tokens=np.concatenate([self.prompt, self.tokens]).astype(np.int32),
-            target=np.concatenate([np.zeros(len(self.prompt), bool), own]),
+            target=np.concatenate([np.zeros(len(self.prompt), bool), own | given]),
             origin=np.concatenate([np.full(len(self.prompt), Origin.PROMPT), origin]).astype(np.uint8),
             sample_id=self.sample.id,
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +19,12 @@ Choice = Literal["all", "right", "best", "pairs"]
 
 @dataclass(frozen=True)
 class Question:
-    """A sample, and the tokens that ask for its answer."""
+    """A sample, the tokens that ask for its answer, and those of its demonstrated answer, where answers begin with
+    part of it."""
 
     sample: Sample
     tokens: npt.NDArray[np.int32]
+    demonstration: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Rollout:
 
     `draw`: its number among the answers to its question, which was asked at `place` of the run. `baseline`: the reward
     of the greedy answer, where one was drawn. `side`: 1 the chosen, 0 the rejected one of a pair. `advantage`: the mean
-    of its tokens'.
+    of its tokens'. `size`: tokens of the demonstration that it may have begun with.
     """
 
     attempt: Attempt
@@ -41,6 +43,7 @@ class Rollout:
     baseline: float = 0.0
     side: float | None = None
     advantage: float = 0.0
+    size: int = 0
 
 
 Group = list[Rollout]
@@ -144,12 +147,13 @@ def as_sequence(rollout: Rollout, settings: RolloutSettings) -> Sequence:
 
 
 def written(sequence: Sequence) -> npt.NDArray[np.bool_]:
-    """`[T]`: the tokens that the policy drew, whether they are targets or not."""
-    return np.equal(sequence.origin, Origin.ROLLOUT)
+    """`[T]`: the tokens of the answer that are weighed, whether they are targets or not: what the policy drew, and what
+    it was given to begin with."""
+    return ~np.isin(sequence.origin, (Origin.PROMPT, Origin.ENVIRONMENT))
 
 
 def with_columns(sequence: Sequence, **columns: npt.NDArray[Any]) -> Sequence:
-    """With columns that hold a value for each token that the policy drew."""
+    """With columns that hold a value for each token that is weighed (see `written`)."""
     own = written(sequence)
     added = {}
     for name, values in columns.items():

@@ -1,6 +1,5 @@
 """Rollouts: the policy answers questions, rewards score the answers, and the scored answers are what it learns from."""
 
-import hashlib
 from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import replace
@@ -9,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from posttrain.advantages import Columns, Outcomes
-from posttrain.data import Sample, Sequence
+from posttrain.data import Sequence
 from posttrain.data.step import Step
 from posttrain.errors import UserError
-from posttrain.generation import Completion, Prompt, Sampling
-from posttrain.rewards import Attempt, Moment, Reward, Score, Verify
-from posttrain.rewards.attempt import Ask
+from posttrain.sources.answering import Answering
 from posttrain.sources.order import Order
 from posttrain.sources.rollout import (
     Group,
@@ -29,36 +26,28 @@ from posttrain.sources.rollout import (
 )
 from posttrain.sources.weighing import KLWeight, RunningMoments, add, mean_advantage, weighed
 
-Generate = Callable[[List[Sample], List[Prompt], int, Sampling, Step], List[Completion]]
-"""`(samples, prompts, n, sampling, step)` -> `n` completions for each prompt, of the policy as it is in that step.
-Every rank calls it as often, also without a prompt."""
-
 
 class Rollouts:
     """Each round asks the next questions, in an order that is a function of the seed; groups stay on one rank.
 
     Answers are drawn with a stream of their own (seed, step, question, draw), so that they are the same on any number
-    of ranks. `record` gets every rollout of a round, scored or not, once. `ask`: the models that rewards may ask.
+    of ranks. `record` gets every rollout of a round, scored or not, once.
     """
 
     def __init__(
         self,
         questions: List[Question],
         settings: RolloutSettings,
+        answering: Answering,
         *,
-        generate: Generate,
-        reward: Reward,
-        verify: Verify,
         advantage: Callable[[Outcomes], Columns],
         seed: int,
         record: Callable[[List[Rollout], int], None] = lambda rollouts, step: None,
-        ask: Callable[[Step], Ask] | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.questions, self.settings = questions, settings
-        self.generate, self.reward, self.verify, self.advantage = generate, reward, verify, advantage
-        self.record, self.ask, self.rank, self.ranks = record, ask, rank, ranks
+        self.questions, self.settings, self.answering = questions, settings, answering
+        self.advantage, self.record, self.rank, self.ranks = advantage, record, rank, ranks
         self._order = Order(len(questions), seed)
         self._asked = 0
         self._barren = 0
@@ -87,6 +76,7 @@ class Rollouts:
             "barren": self._barren,
             "kl_weight": self._kl_weight.value,
             "moments": self._moments.state,
+            "beginning": self.answering.beginning.state() if self.answering.beginning is not None else {},
             "rounds": [[_packed(part) for part in parts] for parts in self._rounds],
             "kept": [_packed(group) for group in self._kept],
         }
@@ -96,6 +86,8 @@ class Rollouts:
         first = states[0]
         self._asked, self._barren, self._kl_weight.value = first["asked"], first["barren"], first["kl_weight"]
         self._moments.state = first["moments"]
+        if self.answering.beginning is not None:
+            self.answering.beginning.restore(first["beginning"])
         same = len(states) == self.ranks
         shares = [states[self.rank]] if same else states
         self._rounds = [
@@ -156,57 +148,7 @@ class Rollouts:
         places = range(self._asked, self._asked + count)
         self._asked += count
         own = places[self.rank :: self.ranks]
-        asked = [self.questions[self._order[place]] for place in own]
-        prompts = [Prompt(q.tokens, stream_key(q.sample, place)) for q, place in zip(asked, own, strict=True)]
-        sampling = replace(self.settings.sampling, seed=step.seed)
-        groups = [
-            [replace(rollout, place=place) for rollout in group]
-            for group, place in zip(self._scored(asked, prompts, self.settings.n, sampling, step), own, strict=True)
-        ]
-        if not self.settings.greedy:
-            return groups
-        greedy = Sampling(
-            max_new_tokens=self.settings.sampling.max_new_tokens,
-            temperature=0.0,
-            stop=self.settings.sampling.stop,
-            stop_tokens=self.settings.sampling.stop_tokens,
-        )
-        baselines = self._scored(asked, prompts, 1, greedy, step)
-        return [_beside(group, baseline[0].score) for group, baseline in zip(groups, baselines, strict=True)]
-
-    def _scored(
-        self, asked: List[Question], prompts: List[Prompt], n: int, sampling: Sampling, step: Step
-    ) -> list[Group]:
-        """`n` answers to each question, with their rewards."""
-        with step.lap("time/generate"):
-            samples = [question.sample for question in asked]
-            drawn = self.generate(samples, prompts, n, sampling, step)
-        attempts = [
-            [self._attempt(question, completion, sampling) for completion in drawn[index * n : (index + 1) * n]]
-            for index, question in enumerate(asked)
-        ]
-        with step.lap("time/reward"):
-            moment = Moment(step.progress, time_limit=self.settings.time_limit)
-            if self.ask is not None:
-                moment = replace(moment, ask=self.ask(step))
-            scores = self.reward(attempts, moment)
-        return [
-            [Rollout(attempt, score, draw) for draw, (attempt, score) in enumerate(zip(*both, strict=True))]
-            for both in zip(attempts, scores, strict=True)
-        ]
-
-    def _attempt(self, question: Question, completion: Completion, sampling: Sampling) -> Attempt:
-        return Attempt(
-            question.sample,
-            completion.text,
-            completion.tokens,
-            completion.sampling_logprobs,
-            completion.finish_reason,
-            self.verify,
-            question.tokens,
-            completion.drawn,
-            sampling.temperature or 1.0,
-        )
+        return self.answering.groups([self.questions[self._order[place]] for place in own], own, step)
 
     def _check_errors(self, seen: list[Rollout], step: Step) -> None:
         errors = [rollout.score.error for rollout in seen if rollout.score.error is not None]
@@ -257,19 +199,6 @@ class Rollouts:
         return parts
 
 
-def _beside(group: Group, greedy: Score) -> Group:
-    """With the greedy answer's reward; where that has none, the group cannot be compared with it."""
-    if greedy.error is None:
-        return [replace(rollout, baseline=greedy.value) for rollout in group]
-    error = f"the greedy answer got no reward: {greedy.error}"
-    return [replace(rollout, score=replace(rollout.score, error=error)) for rollout in group]
-
-
-def stream_key(sample: Sample, place: int) -> int:
-    """Names the random stream of the question at a place of the run: the same on any rank, another at each visit."""
-    return int.from_bytes(hashlib.blake2b(f"{sample.prompt_id}/{place}".encode(), digest_size=4).digest()) >> 1
-
-
 def _packed(sequences: List[Sequence]) -> list[dict[str, Any]]:
     return [packed(sequence) for sequence in sequences]
 
@@ -284,6 +213,9 @@ def _report(step: Step, seen: list[Rollout], groups: list[Group]) -> None:
         add(step, "sampled_entropy", -float(attempt.logprobs.sum()), attempt.length)
         if score.error is None:
             add(step, "reward", score.value, 1)
+            if rollout.size:
+                add(step, "reward/begun" if attempt.begun else "reward/unbegun", score.value, 1)
+                add(step, "begun", attempt.begun / rollout.size, 1)
             add(step, "length/rewarded" if score.value > 0 else "length/unrewarded", attempt.length, 1)
             for name, value in score.parts.items():
                 add(step, f"reward/{name}", value, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.advantages import Columns, Outcomes
-from posttrain.data import Sequence
+from posttrain.data import Origin, Sequence
 from posttrain.data.scores import REFERENCE_LOGPROBS, VALUES
 from posttrain.data.step import Step
 from posttrain.sources.rollout import Rollout, RolloutSettings, as_sequence, with_columns, written
@@ -89,7 +89,7 @@ def weighed(
         Outcomes(
             rewards=rewards,
             group=np.array([names[sequence.group] for sequence in sequences], dtype=np.int64),
-            lengths=np.array([rollout.attempt.length for rollout in rollouts], dtype=np.int64),
+            lengths=np.array([rollout.attempt.weighed for rollout in rollouts], dtype=np.int64),
             baselines=np.array([rollout.baseline for rollout in rollouts]) if settings.greedy else None,
             token_rewards=token_rewards,
             values=[_own(sequence, "old_values") for sequence in sequences] if settings.values else None,
@@ -107,7 +107,7 @@ def _earned(
 ) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float64]]]:
     """Each answer's reward, and what moves it from the last token to those that earned it: a row adds up to 0."""
     rewards = np.array([rollout.score.value for rollout in rollouts], dtype=np.float64)
-    moved = [np.zeros(rollout.attempt.length) for rollout in rollouts]
+    moved = [np.zeros(rollout.attempt.weighed) for rollout in rollouts]
     scale = 1.0
     if settings.normalise:
         moments.update(np.concatenate(step.gather(rewards)))
@@ -115,13 +115,13 @@ def _earned(
         rewards = (rewards - moments.mean) / scale
     for row, rollout in zip(moved, rollouts, strict=True):
         if rollout.score.tokens:
-            row += np.array(rollout.score.tokens) / scale
+            row[rollout.attempt.begun :] += np.array(rollout.score.tokens) / scale
             row[-1] -= row.sum()
     return rewards if settings.clip is None else rewards.clip(-settings.clip, settings.clip), moved
 
 
 def mean_advantage(sequence: Sequence) -> float:
-    """Of the tokens that were drawn."""
+    """Of the tokens that are weighed."""
     return float(_own(sequence, "advantage").mean())
 
 
@@ -142,7 +142,8 @@ def _scored(sequences: List[Sequence], step: Step, settings: RolloutSettings) ->
             columns["k1"] = old - scores[REFERENCE_LOGPROBS.name].cpu().numpy()
         if settings.values:
             columns["old_values"] = scores[VALUES.name].cpu().numpy()
-        add(step, "sampler_gap", float(np.abs(old - _own(sequence, "sampled_logprob")).sum()), len(old))
+        gap = np.abs(old - _own(sequence, "sampled_logprob"))[sequence.origin[written(sequence)] == Origin.ROLLOUT]
+        add(step, "sampler_gap", float(gap.sum()), len(gap))
         found.append(with_columns(sequence, **columns))
     return found
 

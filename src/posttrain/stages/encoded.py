@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.data import Sample
+from posttrain.data import Sample, Sequence
 from posttrain.data.encoding import encode
-from posttrain.data.rendering import Rendering, render_prompt
+from posttrain.data.rendering import Rendering, render, render_prompt
 from posttrain.data.token_store import EncodedDataset
 from posttrain.errors import UserError
 from posttrain.policy.loading import context_length
@@ -110,6 +110,34 @@ def prompts_of(
             f"{limit} tokens that the model can read: lower max_new_tokens or leave such prompts out"
         )
     return prompts
+
+
+def demonstrations_of(
+    samples: list[Sample], prompts: dict[str, npt.NDArray[np.int32]], tokenizer: Any, rendering: Rendering, room: int
+) -> dict[str, npt.NDArray[np.int32]]:
+    """Tokens of every sample's response by sample id, its end included, for answers that begin with part of it.
+
+    None for a sample without a response. Raises `UserError` where `room` new tokens do not fit behind nearly all of it,
+    and where the template writes the question otherwise with a response than without.
+    """
+    found = {sample.id: np.zeros(0, np.int32) for sample in samples}
+    for sample in samples:
+        rendered = render(sample, tokenizer, rendering) if sample.response else None
+        if not isinstance(rendered, Sequence):
+            continue
+        prompt, first = prompts[sample.id], int(np.argmax(rendered.target))
+        if not np.array_equal(rendered.tokens[:first], prompt):
+            raise UserError(
+                f"the template writes {where(sample)} otherwise with a response than without, so that no answer can "
+                "begin with part of it: leave 'begin' out, or take another template"
+            )
+        found[sample.id] = rendered.tokens[first:]
+        if len(rendered) + room > rendering.max_length:
+            raise UserError(
+                f"prompt and response of {where(sample)} have {len(rendered)} tokens; with max_new_tokens={room} that "
+                f"is more than the {rendering.max_length} tokens that the model can read: lower max_new_tokens"
+            )
+    return found
 
 
 def where(sample: Sample) -> str:

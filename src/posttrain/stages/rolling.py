@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from posttrain.advantages import NEED_BASELINE, NEED_VALUES, build_advantage
 from posttrain.data import Origin, Sample, Sequence
@@ -25,11 +26,13 @@ from posttrain.policy import Policy, load_tokenizer
 from posttrain.recipe import RolloutServer, RolloutSource, Train
 from posttrain.rewards import Ask, build_reward, reward_models, reward_names
 from posttrain.sources import Source
+from posttrain.sources.answering import Answering, Generate
+from posttrain.sources.beginnings import build_beginning, check_rounds
 from posttrain.sources.rollout import Question, Rollout, RolloutSettings
-from posttrain.sources.rollouts import Generate, Rollouts
+from posttrain.sources.rollouts import Rollouts
 from posttrain.stages.asking import questions, sampling_of
 from posttrain.stages.context import Context
-from posttrain.stages.encoded import prompts_of
+from posttrain.stages.encoded import demonstrations_of, prompts_of
 from posttrain.stages.judging import check_judge
 from posttrain.stages.models import load_policy
 from posttrain.stages.served_policy import PROBES, check_served, served_policy
@@ -58,6 +61,13 @@ class RolloutSupply:
         self._check_answers()
         self.rendering = rendering
         self.prompts = prompts_of(self.samples, tokenizer, rendering, rules.max_new_tokens)
+        self.beginning = None if rules.begin is None else build_beginning(rules.begin)
+        self.demonstrations: dict[str, npt.NDArray[np.int32]] = {}
+        if self.beginning is not None:
+            check_rounds(self.beginning, rules.n)
+            self.demonstrations = demonstrations_of(
+                self.samples, self.prompts, tokenizer, rendering, rules.max_new_tokens
+            )
         ends = tuple(sorted(turn_end_tokens(tokenizer, rendering)))
         sampling = replace(sampling_of(rules, context.recipe.seed), stop_tokens=ends)
         advantage = _name(rules.advantage)
@@ -89,6 +99,8 @@ class RolloutSupply:
             "answers": rounds * rules.prompts * rules.n,
             "longest_prompt": max(len(tokens) for tokens in self.prompts.values()),
         }
+        if self.beginning is not None:
+            found["demonstrations"] = sum(len(tokens) > 1 for tokens in self.demonstrations.values())
         return found, self._check_server(found)
 
     def _check_server(self, found: Numbers) -> tuple[str, ...]:
@@ -124,16 +136,23 @@ class RolloutSupply:
                 )
             )
 
-        return Rollouts(
-            [Question(sample, self.prompts[sample.id]) for sample in self.samples],
+        answering = Answering(
             self.settings,
-            generate=self._generate(policy),
-            reward=self.reward,
-            verify=context.verify,
+            self._generate(policy),
+            self.reward,
+            context.verify,
+            ask,
+            self.beginning,
+            lambda tokens: str(policy.tokenizer.decode(tokens.tolist())),
+        )
+        nothing = np.zeros(0, np.int32)
+        return Rollouts(
+            [Question(s, self.prompts[s.id], self.demonstrations.get(s.id, nothing)) for s in self.samples],
+            self.settings,
+            answering,
             advantage=self.advantage,
             seed=context.recipe.seed,
             record=self._record,
-            ask=ask,
             rank=context.ranks.rank,
             ranks=context.ranks.count,
         )
@@ -260,6 +279,13 @@ def _check(context: Context, stage: Train, rules: RolloutSource, objective: Obje
         raise UserError("a loss of preference pairs learns from rollouts with choose: pairs, and only such a loss does")
     if rules.kl_in_reward and stage.reference is None and not objective.needs_reference:
         raise UserError("kl_in_reward needs a reference: name the model in 'reference' ('base', an earlier stage ...)")
+    if rules.begin is not None and build_beginning(rules.begin).origin == Origin.HINT:
+        open_to_all = [term.name for term in objective.terms if term.origins is None]
+        if open_to_all:
+            raise UserError(
+                f"answers begin with hints, and the term '{open_to_all[0]}' does not say whether it learns from them: "
+                "give every term 'origins': [rollout], [hint], or both"
+            )
     for model in reward_models(rules.reward):
         check_one_vocabulary(context, stage.init_from, model)
     for model in reward_models(rules.reward, judges=True):

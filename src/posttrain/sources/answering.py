@@ -1,0 +1,166 @@
+"""Questions become scored answers: drawn behind a prompt, or behind the beginning of a demonstration too."""
+
+import hashlib
+from collections.abc import Callable
+from collections.abc import Sequence as List
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from posttrain.data import Origin, Sample
+from posttrain.data.step import Step
+from posttrain.generation import Completion, Prompt, Sampling
+from posttrain.rewards import Attempt, Moment, Reward, Score, Verify
+from posttrain.rewards.attempt import Ask
+from posttrain.sources.beginnings import Beginning, Begun
+from posttrain.sources.rollout import Group, Question, Rollout, RolloutSettings
+
+Generate = Callable[[List[Sample], List[Prompt], int, Sampling, Step], List[Completion]]
+"""`(samples, prompts, n, sampling, step)` -> `n` completions for each prompt, of the policy as it is in that step.
+Every rank calls it at least once a round, also without a prompt."""
+Given = list[list[int]]
+"""For each question how many tokens of its demonstration each answer begins with."""
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Draws the answers to questions and scores them.
+
+    `ask`: the models that rewards may ask. `beginning`: with how much of a demonstration answers begin, and `text`
+    says what these tokens are; None: every answer is the policy's own from the first token on.
+    """
+
+    settings: RolloutSettings
+    generate: Generate
+    reward: Reward
+    verify: Verify
+    ask: Callable[[Step], Ask] | None = None
+    beginning: Beginning | None = None
+    text: Callable[[npt.NDArray[np.int32]], str] = lambda tokens: ""
+
+    def groups(self, asked: List[Question], places: List[int], step: Step) -> list[Group]:
+        """`settings.n` scored answers to each question, which is asked at a place of the run."""
+        sampling = replace(self.settings.sampling, seed=step.seed)
+        rounds = 1 if self.beginning is None else self.beginning.rounds
+        groups: list[Group] = [[] for _ in asked]
+        for part in range(rounds):
+            given = self._given(asked, places, part, self.settings.n // rounds, step)
+            drawn = self._scored(asked, places, given, sampling, step, part)
+            self._tell(drawn, part == rounds - 1, step)
+            for group, more in zip(groups, drawn, strict=True):
+                group += more
+        groups = [
+            [replace(rollout, draw=draw, place=place) for draw, rollout in enumerate(group)]
+            for group, place in zip(groups, places, strict=True)
+        ]
+        return self._beside_greedy(groups, asked, places, step) if self.settings.greedy else groups
+
+    def _given(self, asked: List[Question], places: List[int], part: int, draws: int, step: Step) -> Given:
+        if self.beginning is None:
+            return [[0] * draws for _ in asked]
+        return [
+            self.beginning.lengths(
+                question.sample.id,
+                len(question.demonstration),
+                draws,
+                step,
+                np.random.default_rng([step.seed, stream_key(question.sample, place), part]),
+            )
+            for question, place in zip(asked, places, strict=True)
+        ]
+
+    def _tell(self, groups: List[Group], last: bool, step: Step) -> None:
+        """Let the beginning hear, on every rank, what came of all ranks' answers."""
+        if self.beginning is None:
+            return
+        own = [
+            Begun(r.attempt.sample.id, r.attempt.begun, r.size, r.score.value)
+            for group in groups
+            for r in group
+            if r.score.error is None
+        ]
+        self.beginning.hear([begun for share in step.gather(own) for begun in share], last)
+
+    def _scored(
+        self, asked: List[Question], places: List[int], given: Given, sampling: Sampling, step: Step, part: int = 0
+    ) -> list[Group]:
+        """An answer for each beginning of each question, with their rewards."""
+        with step.lap("time/generate"):
+            drawn = self._drawn(asked, places, given, sampling, step, part)
+        attempts = [
+            [self._attempt(question, completion, sampling, count) for count, completion in answers]
+            for question, answers in zip(asked, drawn, strict=True)
+        ]
+        with step.lap("time/reward"):
+            moment = Moment(step.progress, time_limit=self.settings.time_limit)
+            if self.ask is not None:
+                moment = replace(moment, ask=self.ask(step))
+            scores = self.reward(attempts, moment)
+        return [
+            [
+                Rollout(attempt, score, draw, size=len(question.demonstration))
+                for draw, (attempt, score) in enumerate(zip(*both, strict=True))
+            ]
+            for question, *both in zip(asked, attempts, scores, strict=True)
+        ]
+
+    def _drawn(
+        self, asked: List[Question], places: List[int], given: Given, sampling: Sampling, step: Step, part: int
+    ) -> list[list[tuple[int, Completion]]]:
+        """(given tokens, completion) of each question. As many draws behind as many prompts are one call."""
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for index, counts in enumerate(given):
+            for count in sorted(set(counts)):
+                wanted.setdefault(counts.count(count), []).append((index, count))
+        found: list[list[tuple[int, Completion]]] = [[] for _ in asked]
+        for draws, begun in sorted((wanted or {1: []}).items(), reverse=True):
+            prompts = [
+                Prompt(
+                    np.concatenate([asked[index].tokens, asked[index].demonstration[:count]]).astype(np.int32),
+                    stream_key(asked[index].sample, places[index], *([part, count] if part or count else [])),
+                )
+                for index, count in begun
+            ]
+            completions = self.generate([asked[index].sample for index, _ in begun], prompts, draws, sampling, step)
+            for row, (index, count) in enumerate(begun):
+                found[index] += [(count, completion) for completion in completions[row * draws : (row + 1) * draws]]
+        return found
+
+    def _attempt(self, question: Question, completion: Completion, sampling: Sampling, count: int) -> Attempt:
+        before, own, text = question.demonstration[:count], completion.drawn, completion.text
+        if count:
+            own = np.arange(count + len(completion.tokens)) >= count
+            text = self.text(before) + text
+        return Attempt(
+            question.sample,
+            text,
+            np.concatenate([before, completion.tokens]).astype(np.int32),
+            np.concatenate([np.zeros(count), completion.sampling_logprobs]).astype(np.float32),
+            completion.finish_reason,
+            self.verify,
+            question.tokens,
+            own,
+            sampling.temperature or 1.0,
+            count,
+            Origin.HINT if self.beginning is None else self.beginning.origin,
+        )
+
+    def _beside_greedy(self, groups: list[Group], asked: List[Question], places: List[int], step: Step) -> list[Group]:
+        """With the reward of the greedy answer; where that has none, the group cannot be compared with it."""
+        greedy = replace(self.settings.sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, thinking=None)
+        found = self._scored(asked, places, [[0] for _ in asked], greedy, step)
+        return [_beside(group, baseline[0].score) for group, baseline in zip(groups, found, strict=True)]
+
+
+def stream_key(sample: Sample, *place: int) -> int:
+    """Names the random stream of the question at a place of the run: the same on any rank, another at each visit."""
+    name = "/".join(map(str, (sample.prompt_id, *place)))
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) >> 1
+
+
+def _beside(group: Group, greedy: Score) -> Group:
+    if greedy.error is None:
+        return [replace(rollout, baseline=greedy.value) for rollout in group]
+    error = f"the greedy answer got no reward: {greedy.error}"
+    return [replace(rollout, score=replace(rollout.score, error=error)) for rollout in group]

@@ -1,0 +1,104 @@
+"""How answers begin; numbers of sheets 37 (Prefix-RFT) and 09 (SEELE)."""
+
+import numpy as np
+import pytest
+
+from posttrain.data.step import Step
+from posttrain.errors import UserError
+from posttrain.sources.beginnings import Begun, build_beginning, check_rounds, tokens_of, with_anchors
+from posttrain.sources.item_response import Curve, fit
+
+
+def lengths(beginning, size, draws, index=0, total=500, question="q", seed=0):
+    return beginning.lengths(question, size, draws, Step(index=index, total=total), np.random.default_rng(seed))
+
+
+def test_golden_lengths_of_prefixes():
+    assert [tokens_of(share, 10) for share in (0.05, 0.25, 0.5, 0.95, 1.0)] == [0, 2, 5, 9, 9]
+    assert [tokens_of(share, 1) for share in (0.0, 0.5, 1.0)] == [0, 0, 0]
+    assert tokens_of(0.5, 0) == 0
+    assert tokens_of(0.1, 10, least=3) == 3
+    assert tokens_of(0.1, 3, least=5) == 2
+
+
+def test_one_answer_begins_with_a_prefix_that_may_become_ever_shorter():
+    beginning = build_beginning("prefix")
+    first = [lengths(beginning, 1000, 8, 0, seed=seed) for seed in range(50)]
+    assert all(draws[:7] == [0] * 7 for draws in first)
+    assert all(draws[7] == 950 for draws in first)
+    last = [lengths(beginning, 1000, 8, 499, seed=seed)[7] for seed in range(200)]
+    assert min(last) < 120
+    assert max(last) > 880
+    assert lengths(beginning, 0, 8) == [0] * 8
+
+
+def test_the_shortest_prefix_may_be_a_number():
+    beginning = build_beginning({"name": "prefix", "low": 0.5, "high": 0.5, "count": 2})
+    assert lengths(beginning, 10, 4) == [0, 0, 5, 5]
+
+
+def test_all_may_begin_with_the_same_share():
+    beginning = build_beginning({"name": "share", "share": {"name": "linear", "start": 1.0, "end": 0.0}})
+    assert [lengths(beginning, 11, 2, index, 10) for index in (0, 5, 9)] == [[10, 10], [5, 5], [1, 1]]
+
+
+def test_golden_curve_and_its_inverse():
+    rates = (0, 0.25, 0.5, 0.75, 1)
+    expected = (0.006693, 0.075858, 0.5, 0.924142, 0.993307)
+    assert [Curve(10, -0.5, 0).accuracy(p) for p in rates] == pytest.approx(expected, abs=1e-6)
+    guessed = (0.205354, 0.260687, 0.6, 0.939313, 0.994646)
+    assert [Curve(10, -0.5, 0.2).accuracy(p) for p in rates] == pytest.approx(guessed, abs=1e-6)
+    curves = [(10, -0.5, 0), (10, -0.5, 0.2), (50, -0.59, 0), (10, -0.5, 0.5), (5, 0.3, 0)]
+    assert [Curve(*c).rate(0.5) for c in curves] == pytest.approx([0.5, 0.448917, 0.59, 0, 0], abs=1e-6)
+    assert [Curve(10, -0.5, 0).rate(a) for a in (0.25, 0.75)] == pytest.approx([0.390139, 0.609861], abs=1e-6)
+
+
+def test_golden_fits():
+    points = [(0.75, 0.875), (0.5, 0.625), (0.0, 0.0), (1.0, 1.0)]
+    found = fit(points)
+    assert (found.slope, found.ability, found.guessing) == pytest.approx((7.489, -0.4410, 0), abs=2e-3)
+    assert found.rate(0.5) == pytest.approx(0.4410, abs=1e-3)
+    assert sum((found.accuracy(p) - a) ** 2 for p, a in points) == pytest.approx(0.002976, abs=1e-5)
+    more = fit([*points, (0.4, 0.375)])
+    assert (more.slope, more.rate(0.5)) == pytest.approx((8.091, 0.4538), abs=2e-3)
+    loose = fit([(0.75, 0.875), (0.0, 0.0), (1.0, 1.0)])
+    assert loose.accuracy(0.75) == pytest.approx(0.875, abs=0.02)
+    assert 0.6 < loose.rate(0.5) < 0.75
+
+
+def test_anchors_stand_where_nothing_was_tried():
+    assert with_anchors([(0.75, 0.875)]) == [(0.75, 0.875), (0.0, 0.0), (1.0, 1.0)]
+    assert with_anchors([(1.0, 0.9)]) == [(1.0, 0.9), (0.0, 0.0)]
+    assert with_anchors([(0.0, 0.2), (1.0, 0.9)]) == [(0.0, 0.2), (1.0, 0.9)]
+
+
+def test_hints_find_the_length_at_which_half_of_the_answers_are_right():
+    truth = Curve(20, -0.4, 0)
+    beginning = build_beginning({"name": "hint", "rounds": 4})
+    for visit in range(3):
+        rates = []
+        for part in range(4):
+            (given, *others) = lengths(beginning, 50, 4)
+            assert others == [given] * 3
+            rates.append(given / 50)
+            beginning.hear([Begun("q", given, 50, truth.accuracy(given / 50))], last=part == 3)
+        if visit == 0:
+            assert rates[0] == 0.98  # nearly the whole solution
+    assert rates[-1] == pytest.approx(0.4, abs=0.04)
+    assert abs(truth.accuracy(rates[-1]) - 0.5) < 0.2
+
+
+def test_the_last_rate_of_a_question_survives():
+    beginning = build_beginning("hint")
+    beginning.hear([Begun("q", 5, 10, 0.5), Begun("p", 0, 0, 1.0)], last=True)
+    other = build_beginning("hint")
+    other.restore(beginning.state())
+    assert lengths(other, 10, 2) == [5, 5]
+    assert lengths(other, 10, 2, question="new") == [9, 9]
+    assert lengths(other, 1, 2, question="short") == [0, 0]
+
+
+def test_answers_that_do_not_fit_the_rounds_are_refused():
+    check_rounds(build_beginning("hint"), 8)
+    with pytest.raises(UserError, match="n 6 must be a multiple of the 4 rounds"):
+        check_rounds(build_beginning("hint"), 6)
