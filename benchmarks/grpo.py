@@ -132,7 +132,7 @@ def show(lengths: str, found: dict[str, Any], console: Console) -> None:
         cells = [f"{row['steps_per_minute']['median']:.1f}", f"{row['mean_length']:.1f}"]
         cells += [f"{row['share_of_floor']['median']:.2f}"]
         cells += [f"{row[kind]['median']:,.0f}" for kind in ("training_mib", "process_mib")]
-        for kind in ("speed_ratio", "training_memory_ratio", "process_memory_ratio"):
+        for kind in ("tokens_ratio", "training_memory_ratio", "process_memory_ratio"):
             ratio = row.get(kind)
             cells.append(f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})" if ratio else "")
         table.add_row(name, *cells)

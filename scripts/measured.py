@@ -123,7 +123,8 @@ def _grpo(found: dict[str, Any]) -> str:
     busy = ", by its own time, on a machine that did other things too" if found["clock"] == "cpu" else ""
     parts.append(
         "`equal`: every answer has 64 tokens; `varied`: 64 on average, at most 256. The floor: 2 FLOP for each weight "
-        "and drawn token and 6 for each that is learned from; prompts are not counted. Threads: "
+        "and drawn token and 6 for each that is learned from; prompts are not counted. Speed is in drawn tokens a "
+        "second, as everybody draws lengths of his own. Threads: "
         f"{first['threads']}{busy}."
     )
     for lengths, kind in found["lengths"].items():
@@ -131,7 +132,7 @@ def _grpo(found: dict[str, Any]) -> str:
         for name, row in kind["contenders"].items():
             cells = [f"{row['steps_per_minute']['median']:.1f}", f"{row['mean_length']:.0f}"]
             cells += [f"{row['share_of_floor']['median']:.2f}", f"{row['training_mib']['median']:,.0f} MiB"]
-            ratios = [row.get(key) for key in RATIOS]
+            ratios = [row.get(key) for key in ("tokens_ratio", *RATIOS[1:])]
             cells += [f"{r['median']:.2f} ({r['min']:.2f} to {r['max']:.2f})" if r else "" for r in ratios]
             rows.append([name, *cells])
         head = [lengths, "steps a minute", "mean length", "of the floor", "memory of training"]
