@@ -88,6 +88,13 @@ def _rewards(model: Any, hidden: Tensor, needs: tuple[Need, ...]) -> dict[str, T
     return {"logprobs": torch.zeros_like(rewards), "rewards": rewards}
 
 
+def _padding(tokenizer: Any) -> int | None:
+    """What transformers skips to find the last token of an answer. None where that would skip the end of the answer,
+    too: it then reads one answer at a time, and refuses more."""
+    pad: int | None = tokenizer.pad_token_id
+    return None if pad == tokenizer.eos_token_id else pad
+
+
 class _LayerStates(nn.Module):
     """Forward = the states of every layer: a module, so that its weights can be replaced for one call."""
 
@@ -129,8 +136,8 @@ class Policy:
         """The model and tokenizer of a folder, a hub name or a shipped model."""
         options = options or ModelOptions()
         model: Any = load_model(name, options, device)
-        if is_reward_model(model):  # which transformers must tell from padding to find the last token
-            bare_model(model).config.pad_token_id = load_tokenizer(name).pad_token_id
+        if is_reward_model(model):
+            bare_model(model).config.pad_token_id = _padding(load_tokenizer(name))
         was_adapter = hasattr(model, "merge_and_unload")
         if was_adapter:  # an adapter that was trained before: further stages start from its sum
             model = model.merge_and_unload().requires_grad_(True)  # PEFT had frozen the base
