@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing import get_context
@@ -119,3 +120,14 @@ def die_while_saving(recipe: Mapping[str, Any], at: int) -> None:
 
     checkpoints.torch.save = half  # type: ignore[assignment]
     run_in_process(recipe)
+
+
+def assert_survives_being_killed(recipe: Callable[[str], Recipe], folder: Path, at: int) -> None:
+    """`recipe(name)` runs in `folder / name`: whole, and killed at checkpoint `at` and gone on with, it is the same."""
+    run_quietly(recipe("whole"))
+    process = start(die_while_saving, recipe("killed").model_dump(mode="json"), at)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    second = start(run_in_process, recipe("killed").model_dump(mode="json"))
+    second.join(120)
+    assert_same_run(folder / "whole", folder / "killed")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from running import assert_same_run, die_while_saving, metrics, run_in_process, run_quietly, start
+from running import assert_survives_being_killed, metrics, run_quietly
 
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, read_recipe
@@ -44,12 +44,7 @@ def test_hints_are_imitated_and_not_reinforced(tmp_path: Path) -> None:
 
 def test_killed_in_the_middle_the_hints_go_on(tmp_path: Path) -> None:
     more = ["train.steps=4", "train.checkpoint_every=1"]
-    run_quietly(small("seele", tmp_path / "whole", *more))
-    process = start(die_while_saving, small("seele", tmp_path / "killed", *more).model_dump(mode="json"), 2)
-    process.join(120)
-    second = start(run_in_process, small("seele", tmp_path / "killed", *more).model_dump(mode="json"))
-    second.join(120)
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_survives_being_killed(lambda name: small("seele", tmp_path / name, *more), tmp_path, 2)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from running import assert_same_run, die_while_saving, metrics, run_in_process, run_quietly, start
+from running import assert_survives_being_killed, metrics, run_quietly
 
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, read_recipe
@@ -57,12 +57,7 @@ def test_a_weight_may_follow_the_reward_of_the_same_step(tmp_path: Path) -> None
 
 def test_killed_in_the_middle_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
     more = ["train.rollouts.mini_batches=2", "train.steps=4", "train.checkpoint_every=1"]
-    run_quietly(small("chord-mu", tmp_path / "whole", *more))
-    process = start(die_while_saving, small("chord-mu", tmp_path / "killed", *more).model_dump(mode="json"), 1)
-    process.join(120)
-    second = start(run_in_process, small("chord-mu", tmp_path / "killed", *more).model_dump(mode="json"))
-    second.join(120)
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_survives_being_killed(lambda name: small("chord-mu", tmp_path / name, *more), tmp_path, 1)
 
 
 @pytest.mark.parametrize(

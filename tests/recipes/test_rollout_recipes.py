@@ -1,12 +1,11 @@
 """The shipped recipes that learn from their own answers, made small and run from end to end."""
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import assert_same_run, die_while_saving, manifest, metrics, run_in_process, run_quietly, start
+from running import assert_survives_being_killed, manifest, metrics, run_quietly
 
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, read_recipe
@@ -62,13 +61,7 @@ def test_killed_between_rollout_and_update_nothing_is_lost_and_nothing_drawn_twi
         found = small("grpo", tmp_path / name, *more)
         return found.model_copy(update={"stages": {"train": found.stages["train"]}})
 
-    run_quietly(recipe("whole"))
-    process = start(die_while_saving, recipe("killed").model_dump(mode="json"), at)
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
-    second = start(run_in_process, recipe("killed").model_dump(mode="json"))
-    second.join(120)
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_survives_being_killed(recipe, tmp_path, at)
     assert drawn(tmp_path / "whole") == drawn(tmp_path / "killed")
 
 

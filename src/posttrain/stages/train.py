@@ -303,7 +303,7 @@ def _memory(tokens: int, stage: Train, model: Model, shape: Shape, objective: Ob
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     weights = shape.parameters * width
     moving = moved * (width + 8)
-    second = objective.needs_reference and stage.adapter is None and not stage.cache_reference
+    second = _compares(stage, objective) and stage.adapter is None and not stage.cache_reference
     copy = weights if second else 0
     per_token = layers * (12 * hidden + 4 * inner) if not model.gradient_checkpointing else (layers + 12) * hidden
     activations = tokens * per_token * (2 if model.dtype != "float32" else 4)
