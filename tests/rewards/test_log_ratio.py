@@ -1,6 +1,7 @@
 """Golden numbers of sheet 15 (arXiv 2510.21090), checks 1, 2, 5 and 7, and the switches of the reward `log_ratio`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -71,6 +72,13 @@ def test_increments_of_tokens_add_up_to_the_same() -> None:
     (found,) = scores(attempt(), placement="tokens", weight=2.0)
     assert found.value == pytest.approx(3.8)
     assert found.tokens == pytest.approx([2.0, 1.2, 0.6])
+
+
+def test_what_an_answer_was_given_to_begin_with_earns_nothing() -> None:
+    begun = replace(attempt(), begun=1, drawn=np.array([False, True, True]))
+    (found,) = scores(begun, placement="tokens")
+    assert found.value == pytest.approx(0.9)
+    assert found.tokens == pytest.approx([0.6, 0.3])
 
 
 def test_answers_without_an_end_have_their_ratio_or_a_penalty() -> None:

@@ -32,10 +32,9 @@ def log_ratio(
     """
     sequences = [attempt.sequence for attempt in attempts]
     tuned, before = ask(model, sequences, ()), ask(base, sequences, ())
-    increments = [a.logprobs - b.logprobs for a, b in zip(tuned, before, strict=True)]
     return [
-        _log_ratio(attempt, increment, placement, truncated)
-        for attempt, increment in zip(attempts, increments, strict=True)
+        _log_ratio(attempt, (a.logprobs - b.logprobs)[attempt.begun :], placement, truncated)
+        for attempt, a, b in zip(attempts, tuned, before, strict=True)
     ]
 
 
