@@ -1,9 +1,12 @@
 """What a person sees."""
 
 import io
+import json
 
+import pytest
 from rich.console import Console
 
+from posttrain.run import show_stage
 from posttrain.terminal import Terminal
 
 
@@ -34,3 +37,11 @@ def test_nothing_is_shown_of_what_goes_on_off_a_terminal(capsys) -> None:  # typ
     with Terminal(json_output=True).waiting("loading"):
         pass
     assert capsys.readouterr().out == ""
+
+
+def test_a_part_of_a_score_may_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = {"kind": 0.5, "stage": 0.1, "name": 0.2, "message": 0.3, "seconds": 9.0, "accuracy": 0.7}
+    show_stage(Terminal(), "test", "evaluate", 1.0, summary)
+    row = json.loads(capsys.readouterr().out)
+    assert (row["event"], row["stage"], row["kind"], row["seconds"]) == ("stage", "test", "evaluate", 1.0)
+    assert (row["name"], row["message"], row["accuracy"]) == (0.2, 0.3, 0.7)

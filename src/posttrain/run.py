@@ -241,7 +241,8 @@ def show_stage(terminal: Terminal, name: str, kind: str, seconds: float, summary
     shown = {key: rest[key] for key in _EVALUATED if key in rest} or dict(islice(rest.items(), 8))
     line = Table.grid(padding=(0, 2))
     line.add_row(Text("✓", "green"), Text(name, "bold"), Text(duration(seconds)), _numbers(shown))
-    terminal.event("stage", line, stage=name, kind=kind, seconds=round(seconds, 3), **rest)
+    own = {"stage": name, "kind": kind, "seconds": round(seconds, 3)}
+    terminal.event("stage", line, **(own | rest | own))  # a verifier's part may have any name
 
 
 def _numbers(values: Mapping[str, Any]) -> Text:

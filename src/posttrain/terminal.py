@@ -58,7 +58,7 @@ class Terminal:
         self.interactive = self.console.is_terminal and not json_output and not quiet
         self.quiet = quiet
 
-    def event(self, name: str, message: RenderableType, **fields: Any) -> None:
+    def event(self, name: str, message: RenderableType, /, **fields: Any) -> None:
         """Something happened: a sentence or a renderable for a person, or its fields as JSON.
 
         A sentence is printed as it is: a path may look like rich's markup.
