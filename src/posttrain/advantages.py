@@ -65,8 +65,8 @@ class Outcomes:
 advantages: Registry[Callable[..., Columns]] = Registry("advantage")
 """Estimators by the name that a recipe gives them."""
 advantage = advantages.register
-NEED_BASELINE, NEED_VALUES = ("greedy",), ("gae",)
-"""Estimators that read a greedy answer's reward, or a critic's values."""
+NEED_BASELINE, NEED_VALUES, READ_TOKENS = ("greedy",), ("gae",), ("gae", "reinforce++")
+"""Estimators that read a greedy answer's reward, a critic's values, the rewards of single tokens."""
 
 
 def build_advantage(spec: str | dict[str, Any]) -> Callable[[Outcomes], Columns]:

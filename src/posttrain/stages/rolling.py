@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.advantages import NEED_BASELINE, NEED_VALUES, build_advantage
+from posttrain.advantages import NEED_BASELINE, NEED_VALUES, READ_TOKENS, build_advantage
 from posttrain.data import Origin, Sample, Sequence
 from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.data.step import Step
@@ -277,6 +277,11 @@ def _check(context: Context, stage: Train, rules: RolloutSource, objective: Obje
         )
     if objective.needs_pairs != (rules.choose == "pairs"):
         raise UserError("a loss of preference pairs learns from rollouts with choose: pairs, and only such a loss does")
+    if rules.kl_in_reward and name not in READ_TOKENS:
+        raise UserError(
+            f"kl_in_reward is a reward of each token, which advantage '{name}' does not read: take "
+            f"{' or '.join(READ_TOKENS)}, or add the term 'kl' to the objective"
+        )
     if rules.kl_in_reward and stage.reference is None and not objective.needs_reference:
         raise UserError("kl_in_reward needs a reference: name the model in 'reference' ('base', an earlier stage ...)")
     if rules.begin is not None and build_beginning(rules.begin).origin == Origin.HINT:
