@@ -33,6 +33,8 @@ def claim_text(root: Path, name: str, figures: dict[str, str]) -> str:
 
 def found_text(result: ComparisonResult, claim: dict[str, Any]) -> str:
     """An effect with its interval, in the units of its measure."""
+    if claim["effect"] is None or claim["interval"] is None:
+        return "not measured"
     shown = next(found for found in result.measures if found.name == claim["metric"])
     write = difference_text if claim["minus"] else value_text
     low, high = claim["interval"]
