@@ -21,6 +21,8 @@ TITLES = {
     "loss": "Loss",
     "accuracy": "Accuracy",
     "reward": "Reward",
+    "dead_groups": "Share of questions whose answers are worth the same",
+    "length": "Tokens of an answer",
     "lr": "Learning rate",
     "grad_norm": "Gradient norm",
     "tokens_per_second": "Trained tokens per second",
