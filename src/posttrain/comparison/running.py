@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def run_jobs(jobs: Sequence[Job], launcher: Launcher, terminal: Terminal) -> lis
     Ctrl-C (or SIGTERM) lets every running job save and end, and raises `Interrupted`; a second one kills them.
     """
     waiting, running, failures = [], dict[int, tuple[Job, Running]](), list[Failure]()
-    with Board(terminal, len(jobs)) as board, _terminable():
+    with Board(terminal, len(jobs)) as board, _stops() as stops:
         for job in jobs:
             if is_finished(job):
                 board.skipped(job)
@@ -40,6 +40,8 @@ def run_jobs(jobs: Sequence[Job], launcher: Launcher, terminal: Terminal) -> lis
                 waiting.append(job)
         try:
             while waiting or running:
+                if stops():
+                    raise KeyboardInterrupt
                 while waiting and len(running) < launcher.jobs:
                     job = waiting.pop(0)
                     _share_cache(job)
@@ -55,7 +57,7 @@ def run_jobs(jobs: Sequence[Job], launcher: Launcher, terminal: Terminal) -> lis
                 board.refresh()
                 time.sleep(POLL)
         except KeyboardInterrupt:
-            _stop([started for _, started in running.values()], board)
+            _stop([started for _, started in running.values()], board, stops)
             raise Interrupted from None
         except BaseException:
             _kill([started for _, started in running.values()])
@@ -111,13 +113,16 @@ def _is_event(line: str) -> bool:
     return False
 
 
-def _stop(running: Sequence[Running], board: Board) -> None:
+def _stop(running: Sequence[Running], board: Board, stops: Callable[[], int]) -> None:
     """Let all save and end; at a second Ctrl-C, kill them."""
     board.stopping(len(running))
+    asked = stops()
     try:
         for started in running:
             started.interrupt()
         while any(started.poll() is None for started in running):
+            if stops() > asked:
+                raise KeyboardInterrupt
             time.sleep(POLL)
     except KeyboardInterrupt:
         _kill(running)
@@ -130,17 +135,23 @@ def _kill(running: Sequence[Running]) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, which schedulers send, is as good as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _stops() -> Iterator[Callable[[], int]]:
+    """How often Ctrl-C was pressed, or SIGTERM came, which schedulers send.
+
+    Counted, to be looked at between polls: an exception that a signal raises is lost where a finaliser runs.
+    """
+    count = 0
 
     def handle(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        nonlocal count
+        count += 1
 
-    old = signal.signal(signal.SIGTERM, handle)
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: count
+        return
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield lambda: count
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, before in old.items():
+            signal.signal(number, before)
