@@ -19,7 +19,7 @@ from posttrain.data.scores import TokenScores
 from posttrain.objectives.likelihood import nll
 from posttrain.policy import model_path
 from posttrain.tasks.chains import Chains
-from posttrain.training.schedules import learning_rate_factor
+from posttrain.training.learning_rate import learning_rate_factor
 
 SEED, BATCH, EPOCHS, PEAK, WARMUP = 0, 32, 2, 1e-3, 0.05
 

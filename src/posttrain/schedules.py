@@ -1,6 +1,11 @@
 """Schedules: numbers that change over a run, as functions of the step or of what was measured.
 
-A recipe gives a number, or names a schedule: `weight: {name: cosine, start: 0.9, end: 0.05, steps: 200}`.
+A recipe gives a number, or names a schedule: `weight: {name: cosine, start: 0.9, end: 0.05, steps: 200}`. A new one is
+a function of its options that returns a function of the step:
+
+    @schedule("halving")
+    def halving(*, start: float) -> Schedule:
+        return lambda step: start * 0.5**step.epoch
 """
 
 import math
@@ -18,7 +23,7 @@ Schedule = Callable[[Step], float]
 NonNegative = Annotated[float, Field(ge=0)]
 Length = Annotated[float, Field(gt=0)]
 
-schedules: Registry[Callable[..., float]] = Registry("schedule")
+schedules: Registry[Callable[..., Schedule]] = Registry("schedule")
 """Schedules by the name that a recipe gives them."""
 schedule = schedules.register
 
@@ -27,9 +32,7 @@ def build_schedule(spec: Any, what: str) -> float | Schedule:
     """A number as it is, or the schedule that a mapping names. Raises `UserError`, which says `what`, for all else."""
     if isinstance(spec, Mapping):
         name, options = schedules.options(spec)
-        if name == "complement":
-            build_schedule(options["of"], what)
-        return lambda step: schedules[name](step, **options)
+        return schedules[name](**options)
     if not isinstance(spec, (int, float)) or isinstance(spec, bool) or not math.isfinite(spec):
         raise UserError(
             f"{what} must be a number, or {{name: a schedule, ...}} ({', '.join(schedules)}), found {spec!r}"
@@ -43,59 +46,62 @@ def value_at(value: float | Schedule, step: Step) -> float:
 
 
 @schedule("cosine")
-def cosine(step: Step, *, start: float, end: float, steps: Length | None = None, warmup: NonNegative = 0.0) -> float:
+def cosine(*, start: float, end: float, steps: Length | None = None, warmup: NonNegative = 0.0) -> Schedule:
     """From `start` to `end` in half a cosine over `steps`, after a linear rise from 0 to `start` over `warmup`.
 
     Below 1 both are shares of the run; `steps` null: the rest of it. CHORD's μ (arXiv 2508.11408), Prefix-RFT's
     shortest prefix (arXiv 2507.01679).
     """
-    risen, done = _parts(step, steps, warmup)
-    return risen * start if risen < 1 else end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+    return _falling(start, end, steps, warmup, lambda done: 0.5 * (1 + math.cos(math.pi * done)))
 
 
 @schedule("linear")
-def linear(step: Step, *, start: float, end: float, steps: Length | None = None, warmup: NonNegative = 0.0) -> float:
+def linear(*, start: float, end: float, steps: Length | None = None, warmup: NonNegative = 0.0) -> Schedule:
     """From `start` to `end` in a straight line; `steps` and `warmup` as in `cosine`."""
-    risen, done = _parts(step, steps, warmup)
-    return risen * start if risen < 1 else end + (start - end) * (1 - done)
+    return _falling(start, end, steps, warmup, lambda done: 1 - done)
 
 
 @schedule("switch")
-def switch(step: Step, *, start: float, end: float, at: NonNegative) -> float:
+def switch(*, start: float, end: float, at: NonNegative) -> Schedule:
     """`start` before step `at` (below 1: a share of the run), `end` from there on."""
-    return start if step.index < _steps(at, step) else end
+    return lambda step: start if step.index < _steps(at, step) else end
 
 
 @schedule("shortfall")
-def shortfall(step: Step, *, of: str, below: float, most: float = 1.0) -> float:
+def shortfall(*, of: str, below: float, most: float = 1.0) -> Schedule:
     """How far a metric is `below` a value: max(0, `below` - metric), at most `most`. CHORD's adaptive μ: `of: reward`.
 
-    The metric is the newest: of this step's rollouts, else of the step before.
+    The metric is the newest: of this step's rollouts, else of the step before. Raises `UserError` in a step before
+    which it was never measured.
     """
-    return min(most, max(0.0, below - measured(step, of)))
+    return lambda step: min(most, max(0.0, below - _measured(step, of)))
 
 
 @schedule("complement")
-def complement(step: Step, *, of: Any) -> float:
+def complement(*, of: Any) -> Schedule:
     """1 minus another schedule, or number."""
-    return 1 - value_at(build_schedule(of, "schedule 'complement', option 'of'"), step)
+    other = build_schedule(of, "schedule 'complement', option 'of'")
+    return lambda step: 1 - value_at(other, step)
 
 
-def measured(step: Step, name: str) -> float:
-    """The newest value of a metric. Raises `UserError` that names the metrics there are."""
+def _measured(step: Step, name: str) -> float:
     if name not in step.measured:
         known = {key: value for key, value in step.measured.items() if not key.startswith("time/")}
         raise UserError(f"no metric '{name}' is measured before step {step.index + 1}: {nearest(name, known)}")
     return step.measured[name]
 
 
-def _parts(step: Step, steps: float | None, warmup: float) -> tuple[float, float]:
-    """How much of the rise, and of the way from start to end, is behind: shares."""
-    rise = _steps(warmup, step)
-    if step.index < rise:
-        return step.index / rise, 0.0
-    length = _steps(steps, step) if steps is not None else max(1.0, step.total - rise)
-    return 1.0, min(1.0, (step.index - rise) / length)
+def _falling(start: float, end: float, steps: float | None, warmup: float, left: Callable[[float], float]) -> Schedule:
+    """`left`: how much of the way is left, when a share of it is done."""
+
+    def value(step: Step) -> float:
+        rise = _steps(warmup, step)
+        if step.index < rise:
+            return start * step.index / rise
+        length = _steps(steps, step) if steps is not None else max(1.0, step.total - rise)
+        return end + (start - end) * left(min(1.0, (step.index - rise) / length))
+
+    return value
 
 
 def _steps(count: float, step: Step) -> float:

@@ -13,6 +13,8 @@ from posttrain.comparison.runs import check_claims
 from posttrain.comparison.spec import Comparison, check_comparison, read_comparison
 from posttrain.comparison.views import ran, with_views
 from posttrain.errors import UserError
+from posttrain.run import plan
+from posttrain.terminal import Terminal
 
 PLAIN: dict[str, Any] = {"name": "x", "recipe": "sft", "arms": {"sft": None, "dft": {"set": {"objective": "dft"}}}}
 CLAIM = {"text": "t", "metric": "test.accuracy", "of": "dft", "at_least": 0.0}
@@ -79,6 +81,16 @@ def test_evaluations_of_the_start_are_left_to_the_start() -> None:
     assert {name: stage.model for name, stage in start.stages.items()} == dict.fromkeys(
         ("test", "longer", "kept"), "base"
     )
+
+
+@pytest.mark.parametrize(
+    "recipe", ["reft", "srppo", "reward-model", str(find_claim("48-reft").parent / "recipes" / "self-rewarding.yaml")]
+)
+def test_the_start_is_asked_without_what_only_training_makes(recipe: str) -> None:
+    arm = arms.arm_recipe(check_comparison({**PLAIN, "arms": {"one": {"recipe": recipe}}}), "one")
+    start = arms.base_recipe(arm)
+    assert start is not None
+    assert plan(start, Terminal(quiet=True))
 
 
 def test_a_wrong_change_names_the_arm() -> None:

@@ -50,8 +50,8 @@ def arm_recipe(comparison: Comparison, name: str, more: Mapping[str, Any] | None
         recipe = read_recipe(str(arm.recipe or comparison.recipe), [f"{k}={json.dumps(v)}" for k, v in changes.items()])
     except UserError as error:
         raise UserError(f"arm '{name}': {error}") from None
-    read = {other for name, stage in recipe.stages.items() if isinstance(stage, Continual)
-            for other in evaluations_read(recipe, name).values()}  # fmt: skip
+    continual = [key for key, stage in recipe.stages.items() if isinstance(stage, Continual)]
+    read = {other for key in continual for other in evaluations_read(recipe, key).values()}
     before = [
         key
         for key, stage in recipe.stages.items()
@@ -92,16 +92,24 @@ def job(root: Path, arm: str, seed: int, kind: str, recipe: Recipe, tried: Mappi
 
 
 def base_recipe(recipe: Recipe) -> Recipe | None:
-    """The evaluations of an arm's trained model, asked of what it starts from; None where there is nothing to ask."""
+    """The evaluations of an arm's trained models, asked of what it starts from; None where there is nothing to ask.
+
+    What they measure by a model that another stage makes (its KL, what it likes best) is left out.
+    """
     first = recipe.stages[trained_stages(recipe)[0]]
     start = getattr(first, "init_from", BASE)
     written = {name for name, stage in recipe.stages.items() if stage.kind in ("generate", "curate")}
     stages = {
-        name: stage.model_copy(update={"model": BASE if start in recipe.stages else start})
+        name: stage.model_copy(update={"model": BASE if start in recipe.stages else start, **_unmade(recipe, stage)})
         for name, stage in recipe.stages.items()
         if isinstance(stage, Evaluate) and not ({stage.data} | _read(recipe, stage.data)) & written
     }
     return recipe.model_copy(update={"stages": stages}) if stages else None
+
+
+def _unmade(recipe: Recipe, stage: Evaluate) -> dict[str, None]:
+    """The models beside the one it asks that an evaluation needs, of those which a stage of the recipe makes."""
+    return {key: None for key in ("reference", "rerank") if getattr(stage, key) in recipe.stages}
 
 
 def _read(recipe: Recipe, data: str) -> set[str | None]:

@@ -107,7 +107,6 @@ def completion(choice: Mapping[str, Any], prompt: int, sample: int, wanted: Want
         text = answer_text(wanted.tokenizer, tokens, wanted.ends)
     logprobs = _logprobs(choice, found, len(tokens)) if exact else np.full(len(tokens), np.nan, np.float32)
     sampling = wanted.sampling
-    untouched = sampling.temperature == 1 and sampling.top_p == 1 and not sampling.top_k and not sampling.min_p
     unknown = np.full(len(tokens), np.nan, np.float32)
     own, drawn_from = (unknown, logprobs) if wanted.processed else (logprobs, unknown)
     if sampling.temperature == 0 and exact:
@@ -116,8 +115,8 @@ def completion(choice: Mapping[str, Any], prompt: int, sample: int, wanted: Want
         prompt=prompt,
         sample=sample,
         tokens=np.array(tokens, dtype=np.int32),
-        logprobs=logprobs if untouched else own,
-        sampling_logprobs=logprobs if untouched else drawn_from,
+        logprobs=logprobs if sampling.untouched else own,
+        sampling_logprobs=logprobs if sampling.untouched else drawn_from,
         finish_reason=reason,
         text=text,
     )

@@ -52,6 +52,11 @@ class Sampling:
     thinking: ThinkingRules | None = None
     seed: int = 0
 
+    @property
+    def untouched(self) -> bool:
+        """Is the policy's own distribution drawn from, with neither temperature nor filters?"""
+        return self.temperature == 1 and self.top_p == 1 and not self.top_k and not self.min_p
+
 
 @dataclass(frozen=True)
 class Prompt:

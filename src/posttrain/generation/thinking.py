@@ -47,7 +47,8 @@ class ThinkingTokens:
     def forced(self, token: int, thought: Thoughts, tokens: List[int]) -> int | None:
         """The token that comes behind `tokens` of an answer where `token` was drawn; None: that one."""
         if thought.active and not thought.forced:
-            if len(tokens) == self.rules.budget:
+            # A continuation of several tokens may reach past the budget.
+            if self.rules.budget is not None and len(tokens) >= self.rules.budget:
                 thought.forced.extend([*self.stop, *self.cue])
             elif token == self.stop[0] and thought.continued < self.rules.continuations:
                 thought.forced.extend(self.continuation)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
@@ -174,7 +173,7 @@ def served_policy(
 ) -> ServedPolicy:
     """A policy behind a recipe's server. `folder`, `seen_as`: see `AdapterSync`; `probe`, `sampling`, `tolerance`: see
     `ServedPolicy`; `timeout`: seconds for one request."""
-    engine = server_engine(server, policy.tokenizer, timeout=timeout, processed_logprobs=_processed(sampling))
+    engine = server_engine(server, policy.tokenizer, timeout=timeout, processed_logprobs=not sampling.untouched)
     return ServedPolicy(
         policy,
         engine,
@@ -228,17 +227,7 @@ def check_served(
     return f"'{server.model}' at {server.url} draws the rollouts {told}"
 
 
-def _processed(sampling: Sampling) -> bool:
-    """Are the log-probs of what is drawn others than the policy's own?"""
-    return sampling.temperature != 1 or sampling.top_p != 1 or bool(sampling.top_k) or bool(sampling.min_p)
-
-
 def _max_model_len(server: Server) -> int | None:
     """How many tokens a served model takes, where the server says so (vLLM's `/v1/models`)."""
-    key = api_key(server)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        cards = httpx.get(f"{server.url.rstrip('/')}/models", headers=headers, timeout=10.0).json()["data"]
-        return next((card.get("max_model_len") for card in cards if card["id"] == server.model), None)
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    cards = Control(server.url, api_key=api_key(server), timeout=10.0).get("/v1/models").get("data") or []
+    return next((card.get("max_model_len") for card in cards if card.get("id") == server.model), None)

@@ -32,9 +32,9 @@ from posttrain.stages.untrained import emptied_by, leave_untrained
 from posttrain.stages.watching import HELD_OUT, Watcher, check_watch
 from posttrain.terminal import Bar
 from posttrain.training.checkpoints import CheckpointStore
+from posttrain.training.learning_rate import learning_rate_factor
 from posttrain.training.loop import EarlyStopping, Loop, LoopSettings, Progress, train
 from posttrain.training.optimisers import build_optimiser
-from posttrain.training.schedules import learning_rate_factor
 from posttrain.training.sharding import model_state, shard
 
 LARGE_MODEL, HIGH_RATE = 50 * 10**6, 1e-4

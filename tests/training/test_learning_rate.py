@@ -14,7 +14,7 @@ from transformers import (
     get_wsd_schedule,
 )
 
-from posttrain.training.schedules import ScheduleName, learning_rate_factor
+from posttrain.training.learning_rate import ScheduleName, learning_rate_factor
 
 NAMES = st.sampled_from(get_args(ScheduleName))
 
