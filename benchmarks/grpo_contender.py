@@ -27,7 +27,9 @@ from posttrain.generation.local import LocalEngine
 from posttrain.objectives import build_objective
 from posttrain.policy import Policy
 from posttrain.rewards import Attempt, Score, build_reward, reward
-from posttrain.sources.rollouts import Question, Rollouts, RolloutSettings
+from posttrain.sources.answering import Answering
+from posttrain.sources.rollout import Question, RolloutSettings
+from posttrain.sources.rollouts import Rollouts
 from posttrain.training.journal import Journal
 from posttrain.training.loop import Loop, LoopSettings, train
 from posttrain.training.optimisers import build_optimiser
@@ -83,15 +85,14 @@ def posttrain(model: Any, tokenizer: Any, questions: list[str], lengths: str, de
         laps.mark()
         rows.append(row)
 
+    settings = RolloutSettings(PROMPTS, SAMPLES, Sampling(max_new_tokens=LONGEST[lengths]))
     source = Rollouts(
         [
             Question(Sample((user(text),)), np.array(tokenizer.encode(text, add_special_tokens=False), np.int32))
             for text in questions
         ],
-        RolloutSettings(PROMPTS, SAMPLES, Sampling(max_new_tokens=LONGEST[lengths])),
-        generate=generate,
-        reward=build_reward("variety"),
-        verify=lambda sample, text: Score(0.0),
+        settings,
+        Answering(settings, generate, build_reward("variety"), lambda sample, text: Score(0.0)),
         advantage=build_advantage({"name": "group", "eps": 1e-4}),
         seed=0,
     )
