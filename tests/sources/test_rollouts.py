@@ -58,7 +58,7 @@ def source(settings: RolloutSettings = SETTINGS, mouth: Mouth | None = None, **m
         build_reward("task"),
         verify,
         beginning=more.pop("beginning", None),
-        text=lambda tokens: f"[{len(tokens)}]",
+        text=more.pop("text", lambda tokens: f"[{len(tokens)}]"),
     )
     questions = more.pop("questions", QUESTIONS)
     return Rollouts(questions, settings, answering, advantage=build_advantage(advantage), seed=0, **more)
@@ -431,9 +431,7 @@ def test_hints_become_shorter_where_answers_are_right_and_survive_an_interruptio
     settings = replace(SETTINGS, n=4)
 
     def hinted() -> Rollouts:
-        rolls = begun({"name": "hint", "rounds": 2}, settings, Right())
-        object.__setattr__(rolls.answering, "text", lambda tokens: "")
-        return rolls
+        return begun({"name": "hint", "rounds": 2}, settings, Right(), text=lambda tokens: "")
 
     rolls = hinted()
     groups: dict[str, list[int]] = {}

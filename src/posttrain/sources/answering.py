@@ -133,17 +133,17 @@ class Answering:
             own = np.arange(count + len(completion.tokens)) >= count
             text = self.text(before) + text
         return Attempt(
-            question.sample,
-            text,
-            np.concatenate([before, completion.tokens]).astype(np.int32),
-            np.concatenate([np.zeros(count), completion.sampling_logprobs]).astype(np.float32),
-            completion.finish_reason,
-            self.verify,
-            question.tokens,
-            own,
-            sampling.temperature or 1.0,
-            count,
-            Origin.HINT if self.beginning is None else self.beginning.origin,
+            sample=question.sample,
+            text=text,
+            tokens=np.concatenate([before, completion.tokens]).astype(np.int32),
+            logprobs=np.concatenate([np.zeros(count), completion.sampling_logprobs]).astype(np.float32),
+            finish_reason=completion.finish_reason,
+            verify=self.verify,
+            prompt=question.tokens,
+            drawn=own,
+            temperature=sampling.temperature or 1.0,
+            begun=count,
+            begun_as=Origin.HINT if self.beginning is None else self.beginning.origin,
         )
 
     def _beside_greedy(self, groups: list[Group], asked: List[Question], places: List[int], step: Step) -> list[Group]:

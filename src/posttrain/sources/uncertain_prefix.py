@@ -26,7 +26,7 @@ def uncertain_prefix(
     given = [sequence for sequence in sequences if (sequence.origin == Origin.DEMONSTRATION).any()]
     asked = [replace(s, target=s.origin == Origin.DEMONSTRATION) for s in given]
     found = [scores[ENTROPY_METRIC.name].cpu().numpy() for scores in step.score(asked, (ENTROPY_METRIC,))]
-    everywhere = np.sort(np.concatenate([*(np.asarray(each) for share_ in step.gather(found) for each in share_), []]))
+    everywhere = np.sort(np.concatenate([*(np.asarray(each) for rank in step.gather(found) for each in rank), []]))
     lost = int(len(everywhere) * (1 - share) + 1e-9)
     edge = everywhere[lost - 1] if lost else -np.inf
     changed = {id(s): _without(s, entropy <= edge) for s, entropy in zip(given, found, strict=True)}
