@@ -13,6 +13,7 @@ from posttrain.errors import UserError
 from posttrain.rewards import sandbox
 from posttrain.rewards.deadline import deadline
 from posttrain.rewards.sandbox import Limits, isolation, run_python, run_python_many
+from posttrain.rewards.workers import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="programs are run on Linux alone")
 
@@ -179,7 +180,7 @@ def test_an_interrupt_does_not_leave_an_answer_for_the_next_one(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sandbox._Worker, "_read", interrupted)
+        patch.setattr(Worker, "_read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_python("x = 'old'", result="x")
     assert run_python("x = 'new'", result="x").value == "new"

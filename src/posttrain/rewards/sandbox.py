@@ -22,31 +22,26 @@ what a language model thinks of. For programs of a human adversary use a virtual
 A program can give back any value it likes: what decides whether it is right must not be known inside.
 """
 
-import atexit
 import json
 import math
 import os
-import select
-import shutil
-import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Mapping
 from collections.abc import Sequence as List
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.errors import UserError
+from posttrain.rewards.workers import Workers
 
 Failure = Literal["syntax", "error", "time", "memory", "output", "crashed"]
 """Not Python; an exception; out of time; out of memory; too much output; ended by a signal or by itself."""
 
 _GRACE = 10.0  # seconds that the worker itself may take beyond a program's time before it counts as broken
-_WORKER = Path(__file__).with_name("sandbox_worker.py")
+_workers = Workers(Path(__file__).with_name("sandbox_worker.py"))
 
 
 @dataclass(frozen=True)
@@ -103,18 +98,13 @@ def run_python(
     read. The standard output and error are one text. Threads may call it side by side. Whatever the program does is in
     the outcome; what is raised is `UserError` where there is no Linux, or no process can be started.
     """
-    request = {"code": code, "result": result, "inputs": dict(inputs or {}), "readable": list(readable)}
+    request: dict[str, Any] = {"code": code, "result": result, "inputs": dict(inputs or {}), "readable": list(readable)}
     cpu = limits.seconds if limits.cpu_seconds is None else limits.cpu_seconds
     request["limits"] = {**asdict(limits), "cpu_seconds": math.ceil(cpu)}
-    worker = _workers.take()
     try:
-        reply = worker.ask(json.dumps(request).encode(), limits.seconds + _GRACE)
-    except BaseException as error:  # also when interrupted: its answer would go to the next one who asks
-        worker.close()
-        if isinstance(error, ConnectionError):
-            return Outcome(failure="crashed", error=f"the process that runs programs broke down ({error})")
-        raise
-    _workers.put_back(worker)
+        reply = _workers.ask(request, limits.seconds + _GRACE)
+    except ConnectionError as error:
+        return Outcome(failure="crashed", error=f"the process that runs programs broke down ({error})")
     return _outcome(reply, limits)
 
 
@@ -193,104 +183,3 @@ def _outcome(reply: Mapping[str, Any], limits: Limits) -> Outcome:
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         ended = f"killed by signal {-code}" if code < 0 else f"it ended itself with exit code {code}"
         return Outcome(stdout=printed, failure="crashed", error=ended)
-
-
-# --- workers ----------------------------------------------------------------------------------------------------------
-
-
-class _Worker:
-    """A process that runs one program at a time."""
-
-    def __init__(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix="posttrain-programs-")  # the worker removes it
-        # The hash seed: a set is walked through in the same order every time.
-        surroundings = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", "-s", "-P", "-B", "-X", "utf8", str(_WORKER), self.folder],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=surroundings,
-            cwd=self.folder,
-            start_new_session=True,  # an interrupt of the terminal is none of its business
-            bufsize=0,
-        )
-        assert self.process.stdout is not None
-        self.replies = select.poll()
-        self.replies.register(self.process.stdout, select.POLLIN)
-
-    def ask(self, request: bytes, seconds: float) -> dict[str, Any]:
-        """Send a request and wait for its reply; raises `ConnectionError`."""
-        assert self.process.stdin is not None
-        sent = memoryview(len(request).to_bytes(8) + request)
-        while sent:
-            sent = sent[self.process.stdin.write(sent) :]
-        size = int.from_bytes(self._read(8, seconds))
-        reply: dict[str, Any] = json.loads(self._read(size, seconds))
-        return reply
-
-    def _read(self, size: int, seconds: float) -> bytes:
-        assert self.process.stdout is not None
-        found = b""
-        while len(found) < size:
-            if not self.replies.poll(seconds * 1000):
-                raise ConnectionError(f"no reply within {seconds:g} s")
-            chunk = self.process.stdout.read(size - len(found))
-            if not chunk:
-                raise ConnectionError("it ended")
-            found += chunk
-        return found
-
-    def close(self) -> None:
-        """End it; the programs that it runs end with it, where they cannot leave their process group."""
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-        try:
-            self.process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-@dataclass
-class _Workers:
-    """Those that wait for a program, and belong to the process `owner`: a fork of it needs its own."""
-
-    owner: int = field(default_factory=os.getpid)
-    idle: list[_Worker] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def take(self) -> _Worker:
-        if sys.platform != "linux":
-            raise UserError(f"running programs is limited and isolated on Linux alone, and this is {sys.platform}")
-        with self.lock:
-            if self.idle:
-                return self.idle.pop()
-        try:
-            return _Worker()
-        except OSError as error:
-            raise UserError(f"no process can be started to run programs in: {error}") from None
-
-    def put_back(self, worker: _Worker) -> None:
-        with self.lock:
-            self.idle.append(worker)
-
-    def close(self) -> None:
-        """End all that are idle."""
-        with self.lock:
-            while self.idle and self.owner == os.getpid():
-                self.idle.pop().close()
-
-
-_workers = _Workers()
-atexit.register(_workers.close)
-
-
-def _after_fork() -> None:
-    global _workers
-    _workers = _Workers()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
