@@ -10,6 +10,7 @@ a function of its options that returns a function of the step:
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -43,6 +44,14 @@ def build_schedule(spec: Any, what: str) -> float | Schedule:
 def value_at(value: float | Schedule, step: Step) -> float:
     """The number that a schedule is in a step."""
     return value(step) if callable(value) else value
+
+
+def settled(value: float | Schedule, step: Step) -> float | None:
+    """The number of this step, where it does not hang on what is measured."""
+    try:
+        return value_at(value, replace(step, measured={}))
+    except UserError:
+        return None
 
 
 @schedule("cosine")

@@ -1,20 +1,26 @@
 """Own answers and demonstrations in the same steps, from recipe to weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from running import assert_survives_being_killed, metrics, run_quietly
+from running import assert_survives_being_killed, manifest, metrics, run_quietly
 
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, read_recipe
 
-SMALL = ["data.train.count=12", "data.expert.count=10", "train.steps=3", "train.rollouts.prompts=3"]
+SMALL = ["train.steps=3", "train.rollouts.prompts=3"]
 SMALL += ["train.rollouts.n=4", "train.rollouts.max_new_tokens=24", "train.demonstrations.batch_size=4"]
 
 
 def small(name: str, out: Path, *more: str) -> Recipe:
-    recipe = read_recipe(name, [*SMALL, f"out={out}", *more])
+    few = {"data.train.count": 12, "data.expert.count": 10} if name != "continuum" else {}
+    recipe = read_recipe(name, [*SMALL, *(f"{k}={v}" for k, v in few.items()), f"out={out}", *more])
     return recipe.model_copy(update={"stages": {"train": recipe.stages["train"]}})
+
+
+def imitated(folder: Path) -> float:
+    return float(manifest(folder)["stages"]["train"]["summary"]["imitated"])
 
 
 def test_the_weight_of_demonstrations_falls_and_is_logged(tmp_path: Path) -> None:
@@ -35,24 +41,41 @@ def test_chord_phi_trains(tmp_path: Path) -> None:
 
 
 def test_without_weight_on_either_it_is_the_other_alone(tmp_path: Path) -> None:
-    def objective(mu: float) -> str:
-        terms = "{{name: grpo, origins: [rollout], weight: {}}}, {{name: nll, origins: [demonstration], weight: {}}}"
-        return f"objective=[{terms.format(1 - mu, mu)}]"
+    def alone(name: str, *more: str) -> list[Any]:
+        recipe = read_recipe(name, [f"out={tmp_path / name}", "data.train.count=12", "train.steps=3", *more])
+        run_quietly(recipe.model_copy(update={"stages": {"train": recipe.stages["train"]}}))
+        return [row["grad_norm"] for row in metrics(tmp_path / name)]
 
-    run_quietly(small("chord-mu", tmp_path / "rl", objective(0.0)))
-    alone = read_recipe("grpo", [*(key for key in SMALL if "expert" not in key and "demonstr" not in key)])
-    alone = alone.model_copy(update={"stages": {"train": alone.stages["train"]}, "out": str(tmp_path / "grpo")})
-    run_quietly(alone)
-    mixed, plain = (metrics(tmp_path / name) for name in ("rl", "grpo"))
-    assert [row["grad_norm"] for row in mixed] == pytest.approx([row["grad_norm"] for row in plain], rel=1e-3)
+    plain = ["objective=[grpo, {name: nll, weight: 0}]", *(key for key in SMALL if "train.rollouts" in key)]
+    objective = "objective=[{name: grpo, origins: [rollout]}, {name: nll, origins: [demonstration]}]"
+    for imitation, expected in [
+        (0, alone("grpo", "objective=grpo", *plain[1:])),
+        (1, alone("sft", "batch_size=4", "schedule=constant", "warmup=0.05", "lr=5e-5")),
+    ]:
+        out = tmp_path / f"mixed-{imitation}"
+        run_quietly(small("chord-mu", out, objective, f"imitation={imitation}", "train.demonstrations.data=train"))
+        rows = metrics(out)
+        assert [row["grad_norm"] for row in rows] == pytest.approx(expected, rel=1e-3)
+        assert all(("reward" in row) == (imitation == 0) and "imitated" not in row for row in rows)
+        assert imitated(out) == imitation
+
+
+def test_from_imitation_to_exploration_at_a_step(tmp_path: Path) -> None:
+    run_quietly(small("continuum", tmp_path, "imitation={name: switch, start: 1, end: 0, at: 2}"))
+    assert [("reward" in row, row["sequences"]) for row in metrics(tmp_path)] == [(False, 4), (False, 4), (True, 12)]
+    assert imitated(tmp_path) == pytest.approx(2 / 3, abs=1e-3)
+
+
+def test_what_demonstrations_weigh_among_all_is_logged(tmp_path: Path) -> None:
+    run_quietly(small("continuum", tmp_path))
+    assert all(0.2 < row["imitated"] < 1 for row in metrics(tmp_path))
 
 
 def test_a_weight_may_follow_the_reward_of_the_same_step(tmp_path: Path) -> None:
-    weight = "{name: shortfall, of: reward, below: 0.9}"
-    terms = "{name: grpo, origins: [rollout]}, {name: nll, origins: [demonstration], weight: " + weight + "}"
-    run_quietly(small("chord-mu", tmp_path, f"objective=[{terms}]"))
+    run_quietly(small("chord-mu", tmp_path, "imitation={name: shortfall, of: reward, below: 0.9}"))
     for row in metrics(tmp_path):
         assert row["nll/weight"] == pytest.approx(0.9 - row["reward"], rel=1e-5)
+        assert row["grpo/weight"] == pytest.approx(0.1 + row["reward"], rel=1e-5)
 
 
 def test_killed_in_the_middle_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
@@ -66,6 +89,10 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_comes_twice(tmp_path: 
         (["objective=[grpo, {name: nll, origins: [demonstration]}]"], "'grpo' does not say which it counts"),
         (["train.demonstrations.data=experts"], "data 'experts' is neither"),
         (["train.rollouts=null"], "'demonstrations' stand beside rollouts"),
+        (["train.imitation=1.5"], "imitation must be from 0 .* to 1 .*, found 1.5"),
+        (["train.imitation=half"], "imitation must be a number"),
+        (["train.demonstrations=null"], "'imitation' weighs demonstrations against own answers"),
+        (["objective={name: grpo, origins: [rollout, demonstration]}"], "the term 'grpo' counts both"),
     ],
 )
 def test_what_mixes_wrongly_is_refused_before_anything_is_drawn(more: list[str], message: str, tmp_path: Path) -> None:

@@ -263,6 +263,8 @@ class Objective:
                 metrics[f"{label}loss"] = (share.detach(), None)
             metrics |= {label + name: _sum_and_count(found, coefficients, batch) for name, found in extra.items()}
             records |= {name: extra[name].detach() for name in term.remember}
+        if None in scored and scored[None].logprobs.requires_grad and value.requires_grad:
+            metrics["imitated"] = _imitated(value, scored[None].logprobs, batch)
         logprobs = scored[None].logprobs.detach() if None in scored else None
         if logprobs is not None and REWARDS.name not in scored[None].extra:  # a reward model has none
             metrics["nll"] = (-logprobs.sum(), _number(len(logprobs), logprobs))
@@ -284,6 +286,13 @@ class Objective:
 
 def _scaled(weight: float | Schedule, factor: float) -> float | Schedule:
     return (lambda step: factor * weight(step)) if callable(weight) else factor * weight
+
+
+def _imitated(value: Tensor, logprobs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What tokens that others wrote weigh, and what all do: sums of |∂ loss / ∂ log p|."""
+    weights = torch.autograd.grad(value, logprobs, retain_graph=True, allow_unused=True)[0]
+    sizes = torch.zeros_like(logprobs) if weights is None else weights.abs()
+    return sizes[batch.origin != Origin.ROLLOUT].sum(), sizes.sum()
 
 
 def _sum_and_count(values: Tensor, coefficients: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

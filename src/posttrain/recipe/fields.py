@@ -149,6 +149,11 @@ class Train(Rendered):
     demonstrations: DemonstrationsBeside | None = Field(
         None, description="with rollouts: also learn from these in every step; terms tell them apart by their 'origins'"
     )
+    imitation: Any = Field(
+        None,
+        description="with demonstrations beside rollouts: what the terms on demonstrations weigh, from 0 to 1 or a "
+        "schedule; those on own answers weigh the rest, and what weighs nothing is not drawn",
+    )
     transforms: list[Piece] = Field(
         [], description="what happens to a step's samples before the loss, in order, anew at every visit"
     )
@@ -196,6 +201,8 @@ class Train(Rendered):
             raise ValueError("cache_reference scores fixed data, and rollouts are drawn anew: leave it out")
         if self.demonstrations is not None and self.rollouts is None:
             raise ValueError("'demonstrations' stand beside rollouts; without, 'data' names them")
+        if self.imitation is not None and self.demonstrations is None:
+            raise ValueError("'imitation' weighs demonstrations against own answers: add 'demonstrations' to the stage")
         if self.critic is None:
             refuse_unread(self, ("critic_lr_factor",), "without critic")
         return self

@@ -9,6 +9,11 @@ Piece = str | dict[str, Any]
 """A piece of a room by name, or `{name: ..., option: value}`."""
 
 
+def name_of(piece: Piece) -> str:
+    """The name that a recipe gives a piece by."""
+    return piece if isinstance(piece, str) else str(piece["name"])
+
+
 class Strict(BaseModel):
     """Unknown keys are errors."""
 

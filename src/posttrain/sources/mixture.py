@@ -5,18 +5,24 @@ from typing import Any
 
 from posttrain.data import Sequence
 from posttrain.data.step import Step
+from posttrain.schedules import Schedule, settled
 from posttrain.sources.source import Source
 
 
 class Mixture:
-    """The sequences of some sources, one behind the other. Losses tell them apart by the origin of their tokens."""
+    """The sequences of some sources, one behind the other. Losses tell them apart by the origin of their tokens.
 
-    def __init__(self, sources: List[Source]) -> None:
+    `weights`: what the sources' terms weigh; one that is known to weigh nothing in a step is not asked in it.
+    """
+
+    def __init__(self, sources: List[Source], weights: List[float | Schedule] | None = None) -> None:
         self.sources = sources
+        self.weights = weights or [1.0] * len(sources)
 
     def next(self, step: Step) -> list[Sequence]:
         """This rank's share of a step."""
-        return [sequence for source in self.sources for sequence in source.next(step)]
+        asked = [s for s, weight in zip(self.sources, self.weights, strict=True) if settled(weight, step) != 0]
+        return [sequence for source in asked for sequence in source.next(step)]
 
     def another(self, step: Step) -> list[Sequence]:
         """A second batch of the last source."""

@@ -1,13 +1,16 @@
 """A train stage that learns from its own answers and, in the same steps, from demonstrations."""
 
+from dataclasses import replace
 from typing import Any
 
-from posttrain.data import Sequence
+from posttrain.data import Origin, Sequence
 from posttrain.data.rendering import Rendering
 from posttrain.errors import UserError
-from posttrain.objectives import Objective
+from posttrain.objectives import Objective, build_objective
+from posttrain.objectives.objective import Term
 from posttrain.policy import Policy
 from posttrain.recipe import Train
+from posttrain.schedules import Schedule, build_schedule, value_at
 from posttrain.sources import Source
 from posttrain.sources.mixture import Mixture
 from posttrain.stages.context import Context
@@ -24,6 +27,7 @@ class MixedSupply:
         assert stage.rollouts is not None
         assert stage.demonstrations is not None
         _check(objective)
+        self.imitation = _imitation(stage)
         self.rollouts = RolloutSupply(context, name, stage, stage.rollouts, objective, tokenizer, rendering)
         self.steps, self.steps_per_epoch = self.rollouts.steps, self.rollouts.steps_per_epoch
         beside = {
@@ -48,7 +52,9 @@ class MixedSupply:
 
     def source(self, policy: Policy) -> Source:
         """See `Supply.source`."""
-        return Mixture([self.rollouts.source(policy), self.demonstrations.source(policy)])
+        imitation = self.imitation
+        weights = None if imitation is None else [_rest(imitation), imitation]
+        return Mixture([self.rollouts.source(policy), self.demonstrations.source(policy)], weights)
 
     def probe(self, count: int) -> list[Sequence]:
         """The first demonstrations."""
@@ -57,6 +63,56 @@ class MixedSupply:
     def summary(self) -> dict[str, Any]:
         """Questions and demonstrations."""
         return self.rollouts.summary() | {"demonstrations": self.demonstrations.summary()["samples"]}
+
+
+def objective_of(stage: Train) -> Objective:
+    """The objective of a train stage, where its `imitation` weighs the terms.
+
+    Raises `UserError` for a term that counts demonstrations and own answers alike, and for a weight below 0 or above 1.
+    """
+    objective = build_objective(stage.objective)
+    imitation = _imitation(stage)
+    if imitation is None:
+        return objective
+    _check(objective)
+    return Objective(*(_weighed(term, imitation) for term in objective.terms))
+
+
+def _weighed(term: Term, imitation: float | Schedule) -> Term:
+    origins = term.origins or frozenset()
+    own, given = Origin.ROLLOUT in origins, bool(origins - {Origin.ROLLOUT})
+    if own and given:
+        raise UserError(
+            f"'imitation' weighs demonstrations against own answers, and the term '{term.name}' counts both: give it "
+            "'origins': [rollout] or [demonstration]"
+        )
+    return replace(term, weight=_product(term.weight, imitation if given else _rest(imitation)))
+
+
+def _imitation(stage: Train) -> float | Schedule | None:
+    """What demonstrations weigh, in [0, 1]; None: nothing is said of it."""
+    if stage.imitation is None:
+        return None
+    given = build_schedule(stage.imitation, "imitation")
+    if not callable(given):
+        return _within(given)
+    return lambda step: _within(given(step))
+
+
+def _within(weight: float) -> float:
+    if not 0 <= weight <= 1:
+        raise UserError(f"imitation must be from 0 (own answers alone) to 1 (demonstrations alone), found {weight:g}")
+    return weight
+
+
+def _rest(weight: float | Schedule) -> float | Schedule:
+    return (lambda step: 1 - weight(step)) if callable(weight) else 1 - weight
+
+
+def _product(one: float | Schedule, other: float | Schedule) -> float | Schedule:
+    if callable(one) or callable(other):
+        return lambda step: value_at(one, step) * value_at(other, step)
+    return one * other
 
 
 def _check(objective: Objective) -> None:

@@ -12,15 +12,16 @@ from posttrain.advantages import NEED_VALUES
 from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.data.scores import VALUES
 from posttrain.errors import UserError
-from posttrain.objectives import Objective, build_objective
+from posttrain.objectives import Objective
 from posttrain.policy import Policy, Reference, load_tokenizer
 from posttrain.policy.loading import bare_model
 from posttrain.recipe import Model, Train
+from posttrain.recipe.strict import name_of
 from posttrain.sources import Transformed, build_transform
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import rendering_of
 from posttrain.stages.judging import check_reward_training, teaches_rewards
-from posttrain.stages.mixing import MixedSupply
+from posttrain.stages.mixing import MixedSupply, objective_of
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.reference_scores import check_cacheable
@@ -42,7 +43,7 @@ LARGE_MODEL, HIGH_RATE = 50 * 10**6, 1e-4
 
 def plan_train(context: Context, name: str, stage: Train) -> Plan:
     """Check everything that a train stage will need, and count what it will do. Tokenises (and caches) its data."""
-    objective = build_objective(stage.objective)
+    objective = objective_of(stage)
     for spec in stage.transforms:
         build_transform(spec)
     if stage.adapter is not None:
@@ -92,8 +93,7 @@ def _supply(
 def _check_critic(context: Context, stage: Train, objective: Objective) -> None:
     """A critic is there where its values are read, and learns."""
     learns = any(need == VALUES for term in objective.terms for need in term.needs)
-    advantage = stage.rollouts.advantage if stage.rollouts is not None else None
-    reads = (advantage if isinstance(advantage, str) else (advantage or {}).get("name")) in NEED_VALUES
+    reads = stage.rollouts is not None and name_of(stage.rollouts.advantage) in NEED_VALUES
     if stage.critic is None and (learns or reads):
         what = "the term 'value'" if learns else "advantage 'gae'"
         raise UserError(f"{what} needs a critic: set 'critic' to 'head', or to the name of a model")
@@ -125,7 +125,7 @@ def run_train(context: Context, name: str, stage: Train) -> dict[str, Any]:
         return leave_untrained(context, name, stage, emptied)
     sharded = _is_sharded(context, stage)
     # Cut block by block on their way to the GPUs, so that no one of them ever holds all the weights.
-    objective = build_objective(stage.objective)
+    objective = objective_of(stage)
     device = torch.device("cpu") if sharded else None
     policy = load_policy(context, stage.init_from, device, reward=teaches_rewards(objective))
     rendering = rendering_of(stage, policy.model)
@@ -289,6 +289,7 @@ def _summary(progress: Progress) -> dict[str, Any]:
         "seconds": round(progress.seconds, 3),
         "loss": progress.last.get("loss"),
         "trained_tokens": progress.tokens,
+        "imitated": round(progress.imitated / max(1, progress.step), 4),
     }
     if progress.best is not None:
         summary["best_step"] = progress.best_step

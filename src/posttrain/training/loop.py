@@ -63,14 +63,15 @@ class EarlyStopping:
 class Progress:
     """What the loop keeps from step to step, and a checkpoint from run to run.
 
-    `evaluated`: the last step that was. `memory`: what the objective remembers of samples. `measured`: the newest value
-    of every metric.
+    `imitated`: the sum over steps of the share of tokens that others wrote in what all tokens weigh. `evaluated`: the
+    last step that was. `memory`: what the objective remembers of samples. `measured`: the newest value of every metric.
     """
 
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
     input_tokens: int = 0
+    imitated: float = 0.0
     evaluated: int = -1
     best: float | None = None
     best_step: int = 0
@@ -165,6 +166,8 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     progress.step += 1
     progress.tokens += result.tokens
     progress.input_tokens += result.input_tokens
+    imitated = result.metrics.pop("imitated", 0.0)
+    progress.imitated += imitated
     for name, values in result.records.items():
         progress.memory.setdefault(name, {}).update(values)
     spent = watch.seconds()
@@ -173,6 +176,7 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     return {
         "loss": result.loss,
         **result.metrics,
+        **({"imitated": imitated} if 0 < imitated < 1 else {}),
         **reported,
         "lr": rate,
         "grad_norm": norm,
