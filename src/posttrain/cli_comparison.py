@@ -40,7 +40,7 @@ def compare(
         typer.Argument(
             metavar="ARM...",
             help="Recipes, each with changes of its own (otr:lr=1e-4,objective.k=3), changes of all (batch_size=16), "
-            "or one comparison file.",
+            "or one comparison: a file, or one that ships (continuum).",
             show_default=False,
         ),
     ],
@@ -144,8 +144,9 @@ def _spec(what: list[str], given: dict[str, Any]) -> "Comparison":
 
     arms = [text for text in what if "=" not in text.partition(":")[0]]
     changes = dict(_change(text) for text in what if text not in arms)
-    if len(arms) == 1 and arms[0].endswith((".yaml", ".yml")) and _is_comparison(Path(arms[0])):
-        return read_comparison(Path(arms[0]), given | ({"set": changes} if changes else {}))
+    whole = _comparison_file(arms[0]) if len(arms) == 1 else None
+    if whole is not None:
+        return read_comparison(whole, given | ({"set": changes} if changes else {}))
     found: dict[str, Any] = {}
     for text in arms:
         recipe, _, own = text.partition(":")
@@ -171,10 +172,14 @@ def _name(content: dict[str, Any]) -> str:
     return f"{'-'.join(names) if len(names) < 5 else f'{len(names)}-arms'}-{digest}"
 
 
-def _is_comparison(path: Path) -> bool:
+def _comparison_file(name: str) -> Path | None:
+    """The file of comparison that a single name stands for: one of the user's, or one that ships (`continuum`)."""
+    from posttrain.comparison.claims import shipped_claims
     from posttrain.recipe.reading import read_mapping
 
-    return "arms" in read_mapping(path, "comparison", "arms")[0]
+    if not name.endswith((".yaml", ".yml")):
+        return shipped_claims().get(name)
+    return Path(name) if "arms" in read_mapping(Path(name), "comparison", "arms")[0] else None
 
 
 def _change(text: str) -> tuple[str, Any]:

@@ -59,6 +59,9 @@ def test_recipes_beside_the_file_are_found(tmp_path: Path) -> None:
         ({"claims": [{**CLAIM, "of": "dftt"}]}, "did you mean 'dft'"),
         ({"claims": [{**CLAIM, "at_most": 1.0}]}, "either at_least or at_most"),
         ({"claims": [{**CLAIM, "metric": "accuracy"}]}, "not of the form STAGE.METRIC"),
+        ({"claims": [{**CLAIM, "minus": None, "over": "dft"}]}, "'over' is the upper end of a gap"),
+        ({"claims": [{**CLAIM, "minus": "sft", "over": "sft"}]}, "'over' is the upper end of a gap"),
+        ({"claims": [{**CLAIM, "minus": "sft", "over": "gone"}]}, "about arm 'gone', which is none"),
         ({"name": "a b"}, "name"),
     ],
 )
@@ -151,7 +154,8 @@ def test_changes_without_a_recipe_are_refused() -> None:
 def test_every_shipped_claim_is_about_arms_and_stages_that_there_are(path: Path) -> None:
     spec = read_comparison(path)
     assert spec.name == path.stem
-    assert spec.paper == int(path.stem.partition("-")[0])
+    number = path.stem.partition("-")[0]
+    assert spec.paper == (int(number) if number.isdigit() else None)
     assert spec.claims
     check_claims(spec, with_views(spec, {name: arms.arm_recipe(spec, name) for name in ran(spec)}))
 
@@ -183,3 +187,11 @@ def test_a_claim_is_found_by_number_and_by_name(tmp_path: Path) -> None:
     assert find_claim(str(path)) == path
     with pytest.raises(UserError, match="no claim file is called '99'"):
         find_claim("99")
+
+
+def test_a_comparison_that_ships_goes_by_its_name() -> None:
+    spec = _spec(["continuum", "test.n=1"], {"seeds": 2})
+    assert spec.name == "continuum"
+    assert spec.seeds == [0, 1]
+    assert spec.set == {"test.n": 1}
+    assert {"sft", "sft-then-grpo", "grpo"} <= set(spec.arms)
