@@ -17,6 +17,7 @@ from posttrain.data.batch import cut_sharing, micro_batches
 from posttrain.data.prefixes import share_prefixes
 from posttrain.objectives import build_objective
 from posttrain.policy import Policy
+from posttrain.policy.policy import Reference
 from posttrain.training.ranks import Ranks
 from posttrain.training.step import Stopwatch, accumulate_gradients, begin, score_sequences
 
@@ -61,11 +62,24 @@ def one_step(
     return result.loss, torch.cat([gradient.flatten() for gradient in gradients])
 
 
+class Whole(Policy):
+    """Reads every sequence from its first token on."""
+
+    @property
+    def reads_prefixes(self) -> bool:
+        return False
+
+
 def without_sharing(policy: Policy) -> Policy:
-    plain = Policy(policy.model, policy.tokenizer)
+    plain = Whole(policy.model, policy.tokenizer)
     plain.reference = policy.reference
-    plain.reads_prefixes = False
     return plain
+
+
+def mamba() -> Any:
+    """A random model that keeps no keys and values."""
+    config = MambaConfig(vocab_size=300, hidden_size=16, state_size=4, num_hidden_layers=2, eos_token_id=257)
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -146,13 +160,24 @@ def test_pairs_stay_together_and_share_their_prompt() -> None:
 
 
 def test_models_that_keep_no_keys_and_values_read_whole_sequences() -> None:
-    config = MambaConfig(vocab_size=300, hidden_size=16, state_size=4, num_hidden_layers=2, eos_token_id=257)
-    policy = Policy(AutoModelForCausalLM.from_config(config).eval(), tokenizer())
+    policy = Policy(mamba(), tokenizer())
     assert not policy.reads_prefixes
     assert torch.isfinite(one_step(policy, 64)[1]).all()
     checkpointed = build("qwen2")
     checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
     assert not Policy(checkpointed, tokenizer()).reads_prefixes
+
+
+def test_a_reference_or_a_critic_that_keeps_none_has_whole_sequences_read_too() -> None:
+    policy = Policy(build("qwen2"), tokenizer())
+    assert policy.reads_prefixes
+    policy.reference = Reference.of(Policy(mamba(), tokenizer()))
+    assert not policy.reads_prefixes
+    policy.reference = None
+    policy.add_critic()
+    assert policy.reads_prefixes
+    policy.add_critic(mamba())
+    assert not policy.reads_prefixes
 
 
 def test_long_answers_to_short_prompts_are_not_worth_it() -> None:

@@ -5,7 +5,6 @@ import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +129,7 @@ class Policy:
             self.head = None if self.is_reward else find_head(model)
         self.scorer: Any = Scorer(model, self.head)
         self.reference: Reference | None = None
+        self._probed: dict[nn.Module, bool] = {}
 
     @classmethod
     def load(cls, name: str, options: ModelOptions | None = None, device: torch.device | None = None) -> "Policy":
@@ -170,11 +170,20 @@ class Policy:
         """How many tokens the model can read."""
         return context_length(self.model)
 
-    @cached_property
+    @property
     def reads_prefixes(self) -> bool:
-        """Can the beginnings that sequences share be read once for all of them (see `policy.prefixes`)?"""
-        with self.computing():
-            return reads_prefixes(self.model)
+        """Can the beginnings that sequences share be read once for all of them (see `policy.prefixes`), by this model,
+        its reference and a critic of its own?"""
+        models = [self.model]
+        if self.reference is not None:
+            models.append(self.reference.model)
+        if self.scorer.critic is not None and self.scorer.critic.model is not None:
+            models.append(self.scorer.critic.model)
+        for model in models:
+            if model not in self._probed:
+                with self.computing():
+                    self._probed[model] = reads_prefixes(model)
+        return all(self._probed[model] for model in models)
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
         """Where the model is run, by whomever: autocast to bfloat16 for a model with `dtype: mixed`."""
