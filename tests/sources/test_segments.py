@@ -69,3 +69,23 @@ def test_a_column_that_is_not_there_and_empty_marks_are_refused():
         weights("1", column="weight")
     with pytest.raises(UserError, match="'marks' must be texts"):
         weights("1", marks=[""])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("56</plan>7", [2, 2, 1, 1]),
+        ("5<execute></plan>7", [2, 2, 1, 1]),  # </plan> counts, although <execute> is earlier
+        ("56<execute>7", [2, 2, 1, 1]),
+        ("56", [2, 2]),
+    ],
+)
+def test_golden_weights_of_explore_and_execute(text, expected):
+    marks = ["</plan>", "<execute>"]
+    assert [weight for _, weight in weights(text, marks=marks)] == expected
+    assert {weight for _, weight in weights(text, marks=marks, before=1.0)} == {1}
+
+
+def test_where_plans_are_given_an_answer_without_a_mark_is_the_execution():
+    assert {weight for _, weight in weights("1+2=3", unmarked="behind")} == {1}
+    assert heavy(weights("1</think>2", unmarked="behind")) == "1"
