@@ -114,6 +114,24 @@ def test_the_start_is_set_against_every_seed() -> None:
     assert (found.seeds, found.interval.estimate) == (3, pytest.approx(0.5))
 
 
+def test_a_share_of_a_gap_is_paired_by_problem_and_the_start_stands_beside_every_seed() -> None:
+    start = arm("base", [[0, 0, 0, 1] * 10])
+    trained = arm("a", [[1, 0, 0, 1] * 10, [1, 1, 0, 1] * 10, [1, 0, 0, 1] * 10])
+    ceiling = arm("c", [[1, 1, 0, 1] * 10, [1, 1, 1, 1] * 10, [1, 1, 0, 1] * 10])
+    found = analysis.recovered(trained, start, ceiling, ACCURACY)
+    assert found is not None
+    assert found.estimate == pytest.approx((1 + 2 + 1) / (2 + 3 + 2))
+    assert found.low < found.estimate < found.high
+    assert analysis.recovered(ceiling, start, ceiling, ACCURACY).estimate == 1.0  # type: ignore[union-attr]
+
+
+def test_a_gap_that_is_the_same_everywhere_is_not_said_to_be_closed_for_certain() -> None:
+    start, ceiling = arm("b", [[0.0] * 20] * 3), arm("c", [[1.0] * 20] * 3)
+    found = analysis.recovered(ceiling, start, ceiling, ACCURACY)
+    assert found is not None
+    assert found.low < 1.0 < found.high
+
+
 def test_arms_that_are_both_always_wrong_are_not_said_to_be_equal() -> None:
     nothing = arm("a", [[0] * 20] * 3)
     found = analysis.difference(nothing, arm("b", [[0] * 20] * 3), ACCURACY)

@@ -60,6 +60,26 @@ def test_an_arm_without_a_finished_run_leaves_the_claim_open() -> None:
     assert "no finished run has train.seconds of a minus gone" in found.sentence
 
 
+def share_of_gap(of: list[float], minus: list[float], over: list[float], **rule: float) -> ClaimResult:
+    arms = {name: arm(name, numbers) for name, numbers in {"a": of, "b": minus, "c": over}.items()}
+    return decided([Claim(text="t", metric="train.seconds", of="a", minus="b", over="c", **rule)], arms)[0]
+
+
+def test_a_share_of_a_gap_is_what_an_arm_adds_of_what_the_ceiling_adds() -> None:
+    found = share_of_gap([47.0, 46.9, 46.8], [30.0, 30.1, 29.9], [48.0, 48.1, 47.9], at_least=0.7)
+    assert found.effect == pytest.approx(0.9388888889)
+    assert (found.verdict, found.over) == ("supported", "c")
+    assert found.arms == {"a": [47.0, 46.9, 46.8], "b": [30.0, 30.1, 29.9], "c": [48.0, 48.1, 47.9]}
+    assert "a of the gap from b to c: 93.89 % (95 % interval" in found.sentence
+    assert found.sentence.endswith("claimed: 70 or more")
+
+
+def test_without_a_sure_gap_no_share_of_it_is_decided() -> None:
+    found = share_of_gap([12.0, 12.1, 11.9], [10.0, 11.0, 9.0], [10.1, 9.0, 11.1], at_least=0.7)
+    assert (found.verdict, found.interval) == ("inconclusive", [None, None])
+    assert "it is not sure that c is above b" in found.sentence
+
+
 def test_a_claim_file_holds_what_the_catalogue_and_the_figure_need(tmp_path: Path) -> None:
     path = write_claims(example(problems=4), tmp_path)
     content = json.loads(path.read_text())

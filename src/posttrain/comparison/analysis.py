@@ -9,6 +9,7 @@ import numpy as np
 
 from posttrain.comparison.measures import CONTINUAL, COSTS, SHOWN, measure
 from posttrain.comparison.result import ArmResult, ArmRun, Contrast, Estimate, Family, Measure
+from posttrain.evaluation import hierarchical_gap_recovered
 from posttrain.evaluation.statistics import (
     Difference,
     Interval,
@@ -22,6 +23,9 @@ from posttrain.evaluation.statistics import (
 LEVEL = 0.95
 ALL_PAIRS_UP_TO = 6
 """Arms: ten of them have 45 pairs in each measure, which nobody reads."""
+
+Table = list[list[float]]
+"""`[S, P]`: a row for each seed."""
 
 
 def measures_of(arms: Sequence[ArmResult], wanted: Iterable[str] = ()) -> list[Measure]:
@@ -58,22 +62,32 @@ def difference(arm: ArmResult, minus: ArmResult, each: Measure) -> Difference | 
     What was run once (the start) is set against every seed of the other. `effect` is over problems, or over seeds where
     the measure has no problems.
     """
-    pairs = _paired(arm, minus, each.name)
-    if not pairs:
+    numbers = _numbers((arm, minus), each)
+    if numbers is None:
         return None
+    (ours, theirs), problems = numbers
     rng = np.random.default_rng(0)  # the same interval for the same runs, whatever else is compared
-    if _has_shares(each, (run for pair in pairs for run in pair)):
-        ours, theirs = _tables(pairs, each.stage)
-        if not ours[0]:
-            return None
-        found = hierarchical_difference(theirs, ours, rng, level=LEVEL)
-        return replace(found, interval=_of_shares(found.interval, len(ours[0]), -1.0))
-    if all(each.stage in run.shares for pair in pairs for run in pair) and not _tables(pairs, each.stage)[0][0]:
-        return None  # they were asked other questions under the same name
-    ours, theirs = ([[run.values[each.name]] for run in side] for side in zip(*pairs, strict=True))
     found = hierarchical_difference(theirs, ours, rng, level=LEVEL)
+    if problems:
+        return replace(found, interval=_of_shares(found.interval, problems, -1.0))
     flat = [np.ravel(side) for side in (theirs, ours)]
-    return Difference(found.interval, found.p_value, found.test, cohens_d(*flat), 0, len(pairs))
+    return Difference(found.interval, found.p_value, found.test, cohens_d(*flat), 0, len(ours))
+
+
+def recovered(arm: ArmResult, minus: ArmResult, over: ArmResult, each: Measure) -> Interval | None:
+    """The share of the gap from `minus` to `over` that `arm` closes, see `hierarchical_gap_recovered`.
+
+    Seeds, problems and the start as in `difference`; None where the three have none in common.
+    """
+    numbers = _numbers((arm, minus, over), each)
+    if numbers is None:
+        return None
+    (ours, low, high), problems = numbers
+    found = hierarchical_gap_recovered(ours, low, high, level=LEVEL)
+    if found.low < found.high or not problems:
+        return found
+    open_to = wilson(0, problems, level=LEVEL).high / float(np.mean(high) - np.mean(low))
+    return Interval(found.estimate, found.low - open_to, found.high + open_to, found.level)
 
 
 def value(arm: ArmResult, each: Measure) -> Interval | None:
@@ -83,7 +97,7 @@ def value(arm: ArmResult, each: Measure) -> Interval | None:
         return None
     rng = np.random.default_rng(0)
     if _has_shares(each, runs):
-        table, _ = _tables([(run, run) for run in runs], each.stage)
+        (table,) = _tables([(run,) for run in runs], each.stage)
         if not table[0]:
             return None
         least = 0.0 if each.metric == "accuracy" else -1.0  # forgetting is a change
@@ -210,20 +224,38 @@ def _number(amount: float, each: Measure, *, sign: bool = False) -> str:
     return f"{text} {each.unit}".rstrip()
 
 
-def _paired(arm: ArmResult, minus: ArmResult, name: str) -> list[tuple[ArmRun, ArmRun]]:
-    ours, theirs = ({run.seed: run for run in side.runs if name in run.values} for side in (arm, minus))
-    if len(theirs) == 1 and len(ours) > 1 and minus.name == "base":
-        (start,) = theirs.values()
-        return [(run, start) for run in ours.values()]
-    return [(run, theirs[seed]) for seed, run in ours.items() if seed in theirs]
+def _numbers(arms: Sequence[ArmResult], each: Measure) -> tuple[list[Table], int] | None:
+    """For each arm `[S, P]`, paired by seed and problem, and P (0: values without problems, `[S, 1]`).
+
+    None where the arms have no seed in common, or were asked other questions under the same name.
+    """
+    runs = _paired(arms, each.name)
+    if not runs:
+        return None
+    if all(each.stage in run.shares for row in runs for run in row):
+        sides = _tables(runs, each.stage)
+        if not sides[0][0]:
+            return None
+        if each.has_problems:
+            return sides, len(sides[0][0])
+    return [[[run.values[each.name]] for run in side] for side in zip(*runs, strict=True)], 0
 
 
-def _tables(pairs: Sequence[tuple[ArmRun, ArmRun]], stage: str) -> tuple[list[list[float]], list[list[float]]]:
-    """`[S, P]` shares of both sides, over the problems that all of their runs were asked."""
-    rows = [(one.shares[stage], other.shares[stage]) for one, other in pairs]
+def _paired(arms: Sequence[ArmResult], name: str) -> list[tuple[ArmRun, ...]]:
+    """The runs of every seed that all arms have; what was run once (the start) stands beside each seed of the first."""
+    runs = [{run.seed: run for run in arm.runs if name in run.values} for arm in arms]
+    for place, arm in enumerate(arms):
+        if place and arm.name == "base" and len(runs[place]) == 1:
+            (start,) = runs[place].values()
+            runs[place] = dict.fromkeys(runs[0], start)
+    return [tuple(found[seed] for found in runs) for seed in runs[0] if all(seed in found for found in runs)]
+
+
+def _tables(runs: Sequence[Sequence[ArmRun]], stage: str) -> list[Table]:
+    """For each arm the `[S, P]` shares of its runs, over the problems that all of them were asked."""
+    rows = [[run.shares[stage] for run in row] for row in runs]
     asked = [all(side[p] is not None for row in rows for side in row) for p in range(len(rows[0][0]))]
-    ours, theirs = (
+    return [
         [[share for share, kept in zip(row[side], asked, strict=True) if kept and share is not None] for row in rows]
-        for side in (0, 1)
-    )
-    return ours, theirs
+        for side in range(len(rows[0]))
+    ]

@@ -1,13 +1,14 @@
 """Claims: decided by a rule that was written before anything was run, and kept as `claims/NN-name.json`."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from posttrain.comparison.analysis import difference, value
+from posttrain.comparison.analysis import difference, recovered, value
 from posttrain.comparison.measures import measure
 from posttrain.comparison.result import ArmResult, ClaimResult, ComparisonResult, Measure, Verdict
 from posttrain.comparison.spec import Claim
@@ -103,10 +104,10 @@ def read_claims(folder: Path) -> list[dict[str, Any]]:
 
 def _decided(claim: Claim, arms: Mapping[str, ArmResult]) -> ClaimResult:
     each = measure(*claim.metric.split(".", 1))
-    named = [name for name in (claim.of, claim.minus) if name is not None]
-    interval = _interval(each, [arms[name] for name in named if name in arms]) if set(named) <= set(arms) else None
+    complete = set(claim.named) <= set(arms)
+    interval = _interval(each, [arms[name] for name in claim.named]) if complete else None
     verdict = _verdict(claim, interval)
-    runs = {name: arms[name].runs if name in arms else [] for name in named}
+    runs = {name: arms[name].runs if name in arms else [] for name in claim.named}
     ends = interval.to_json() if interval is not None else {"estimate": None, "low": None, "high": None}
     return ClaimResult(
         text=claim.text,
@@ -123,12 +124,15 @@ def _decided(claim: Claim, arms: Mapping[str, ArmResult]) -> ClaimResult:
         interval=[ends["low"], ends["high"]],
         verdict=verdict,
         sentence=_sentence(claim, each, interval, verdict),
+        over=claim.over,
     )
 
 
 def _interval(each: Measure, arms: Sequence[ArmResult]) -> Interval | None:
     if len(arms) == 1:
         return value(arms[0], each)
+    if len(arms) == 3:
+        return recovered(arms[0], arms[1], arms[2], each)
     found = difference(arms[0], arms[1], each)
     return found.interval if found is not None else None
 
@@ -146,9 +150,15 @@ def _verdict(claim: Claim, interval: Interval | None) -> Verdict:
 
 def _sentence(claim: Claim, each: Measure, interval: Interval | None, verdict: Verdict) -> str:
     about = claim.of if claim.minus is None else f"{claim.of} minus {claim.minus}"
+    scale, unit = (100.0, " points" if claim.minus else " %") if each.unit == "points" else (1.0, f" {each.unit}")
+    if claim.over is not None:
+        about, scale, unit = f"{claim.of} of the gap from {claim.minus} to {claim.over}", 100.0, " %"
     if interval is None:
         return f"{verdict}: no finished run has {claim.metric} of {about}"
-    scale, unit = (100.0, " points" if claim.minus else " %") if each.unit == "points" else (1.0, f" {each.unit}")
+    if claim.over is not None and not math.isfinite(interval.low):
+        return (
+            f"{verdict}: {each.label}: it is not sure that {claim.over} is above {claim.minus}, so there may be no gap"
+        )
     rule = (
         f"{scale * claim.at_least:g} or more"
         if claim.at_least is not None

@@ -150,7 +150,8 @@ class BudgetResult:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim and what came out. `arms`: arm -> every seed's number; `effect` is the value or difference claimed."""
+    """A claim and what came out. `arms`: arm -> every seed's number; `effect` is the value or difference claimed, with
+    `over` the share of the gap."""
 
     text: str
     metric: str
@@ -164,6 +165,7 @@ class ClaimResult:
     interval: list[float | None]
     verdict: Verdict
     sentence: str
+    over: str | None = None
 
 
 @dataclass(frozen=True)

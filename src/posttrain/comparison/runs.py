@@ -80,9 +80,7 @@ def check_claims(spec: Comparison, recipes: Mapping[str, Recipe]) -> None:
     """Every claim is about a stage that its arms have. Raises `UserError`."""
     for claim in spec.claims:
         stage, _, metric = claim.metric.partition(".")
-        for name in (claim.of, claim.minus):
-            if name is None:
-                continue
+        for name in claim.named:
             stages = (recipes[name] if name in recipes else next(iter(recipes.values()))).stages
             known = [key for key, fields in stages.items() if fields.kind in ("train", "evaluate", "continual")]
             if name == BASE and getattr(stages.get(stage), "kind", "train") in ("train", "continual"):

@@ -60,6 +60,9 @@ class Claim(Strict):
     metric: str = Field(description="STAGE.METRIC of an evaluation; of a train stage: seconds, loss, log.NAME ...")
     of: str = Field(description="an arm, or base")
     minus: str | None = Field(None, description="an arm, or base: the claim is about the difference")
+    over: str | None = Field(
+        None, description="an arm, the ceiling: the claim is about the share of the gap between it and 'minus'"
+    )
     at_least: float | None = None
     at_most: float | None = None
 
@@ -69,7 +72,14 @@ class Claim(Strict):
             raise ValueError("give either at_least or at_most: what decides")
         if "." not in self.metric:
             raise ValueError(f"metric '{self.metric}' is not of the form STAGE.METRIC, like test.accuracy")
+        if self.over is not None and (self.minus is None or self.over == self.minus):
+            raise ValueError("'over' is the upper end of a gap: 'minus' names its lower end, which is another arm")
         return self
+
+    @property
+    def named(self) -> list[str]:
+        """The arms that the claim is about."""
+        return [name for name in (self.of, self.minus, self.over) if name is not None]
 
 
 class Comparison(Strict):
@@ -115,8 +125,8 @@ class Comparison(Strict):
         if empty := [key for key, values in self.tune.items() if not values]:
             raise ValueError(f"tune: '{empty[0]}' has no values to try")
         for claim in self.claims:
-            for arm_name in (claim.of, claim.minus):
-                if arm_name is not None and arm_name not in (BASE, *self.arms):
+            for arm_name in claim.named:
+                if arm_name not in (BASE, *self.arms):
                     known = nearest(arm_name, [BASE, *self.arms])
                     raise ValueError(f"the claim '{claim.text}' is about arm '{arm_name}', which is none: {known}")
         return self
