@@ -31,11 +31,10 @@ class Thinking(Strict):
         return self
 
 
-class Decoding(Strict):
-    """How answers are drawn, wherever a stage generates."""
+class Drawn(Strict):
+    """How answers are drawn, wherever a stage generates; all but the temperature."""
 
     n: PositiveInt = Field(1, description="answers for each problem")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy")
     top_k: int = Field(0, ge=0, description="0 is off")
     top_p: float = Field(1.0, gt=0, le=1)
     min_p: float = Field(0.0, ge=0, le=1)
@@ -45,25 +44,29 @@ class Decoding(Strict):
     slots: PositiveInt = Field(64, description="answers drawn at the same time")
 
     @model_validator(mode="after")
+    def _ends_have_effect(self) -> "Drawn":
+        if not all(self.stop):
+            raise ValueError("'stop' has an empty string, which would end every answer at once: take it out")
+        thinking = self.thinking
+        if thinking is not None and thinking.budget is not None and thinking.budget >= self.max_new_tokens:
+            raise ValueError(
+                f"thinking.budget {thinking.budget} has no effect: an answer ends at max_new_tokens "
+                f"{self.max_new_tokens} anyway"
+            )
+        return self
+
+
+class Decoding(Drawn):
+    """How answers are drawn that are not learned from, at one temperature."""
+
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+
+    @model_validator(mode="after")
     def _draws_differ(self) -> "Decoding":
         if self.n > 1 and self.temperature == 0:
             raise ValueError(f"n is {self.n}, but at temperature 0 all draws are the same: set temperature, or n to 1")
         if self.temperature == 0:
             refuse_unread(self, ("top_k", "top_p", "min_p"), "at temperature 0")
-        if not all(self.stop):
-            raise ValueError("'stop' has an empty string, which would end every answer at once: take it out")
-        return self
-
-    @model_validator(mode="after")
-    def _thinking_has_effect(self) -> "Decoding":
-        thinking = self.thinking
-        if thinking is None:
-            return self
-        if self.temperature == 0 and thinking.temperature != 1:
+        if self.temperature == 0 and self.thinking is not None and self.thinking.temperature != 1:
             raise ValueError("thinking.temperature has no effect at temperature 0: set temperature, or thinking.budget")
-        if thinking.budget is not None and thinking.budget >= self.max_new_tokens:
-            raise ValueError(
-                f"thinking.budget {thinking.budget} has no effect: an answer ends at max_new_tokens "
-                f"{self.max_new_tokens} anyway"
-            )
         return self

@@ -1,10 +1,10 @@
 """What a recipe says of answers that a policy draws to learn from them, and of the servers that draw answers."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from posttrain.recipe.decoding import Decoding
+from posttrain.recipe.decoding import Drawn
 from posttrain.recipe.strict import Piece, Strict, refuse_unread
 
 
@@ -32,12 +32,14 @@ class RolloutServer(Server):
     timeout: float = Field(600.0, gt=0, description="seconds for one request")
 
 
-class RolloutSource(Decoding):
+class RolloutSource(Drawn):
     """Answers that the model draws itself, scored, as what it learns from. 'data' gives the questions."""
 
     prompts: PositiveInt = Field(8, description="questions of a round, over all ranks")
     n: PositiveInt = Field(8, description="answers to each question")
-    temperature: float = Field(1.0, gt=0)
+    temperature: Annotated[float, Field(gt=0)] | dict[str, Any] = Field(
+        1.0, description="a number, a schedule, or {name: entropy, target: 0.3}, which measures what gives that entropy"
+    )
     reward: str | dict[str, Any] | list[str | dict[str, Any]] = Field(
         "task", description="a reward, or parts to add up; each takes weight, gate, since and until"
     )

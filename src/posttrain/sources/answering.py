@@ -39,9 +39,9 @@ class Answering:
     beginning: Beginning | None = None
     text: Callable[[npt.NDArray[np.int32]], str] = lambda tokens: ""
 
-    def groups(self, asked: List[Question], places: List[int], step: Step) -> list[Group]:
+    def groups(self, asked: List[Question], places: List[int], step: Step, temperature: float) -> list[Group]:
         """`settings.n` scored answers to each question, which is asked at a place of the run."""
-        sampling = replace(self.settings.sampling, seed=step.seed)
+        sampling = replace(self.settings.sampling, seed=step.seed, temperature=temperature)
         rounds = 1 if self.beginning is None else self.beginning.rounds
         groups: list[Group] = [[] for _ in asked]
         for part in range(rounds):

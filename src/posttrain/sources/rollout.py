@@ -132,8 +132,8 @@ def as_sequence(rollout: Rollout, settings: RolloutSettings) -> Sequence:
     whole = attempt.sequence
     masked = settings.truncated == "mask" and attempt.finish_reason == "length"
     scalars = {"reward": rollout.score.value}
-    if settings.sampling.temperature != 1:
-        scalars["temperature"] = settings.sampling.temperature
+    if attempt.temperature != 1:
+        scalars["temperature"] = attempt.temperature
     if rollout.side is not None:
         scalars["chosen"] = rollout.side
     logprobs = np.concatenate([np.zeros(len(attempt.prompt)), attempt.logprobs]).astype(np.float32)

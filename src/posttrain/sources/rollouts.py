@@ -11,6 +11,7 @@ from posttrain.advantages import Columns, Outcomes
 from posttrain.data import Sequence
 from posttrain.data.step import Step
 from posttrain.errors import UserError
+from posttrain.schedules import value_at
 from posttrain.sources.answering import Answering
 from posttrain.sources.order import Order
 from posttrain.sources.rollout import (
@@ -24,6 +25,7 @@ from posttrain.sources.rollout import (
     packed,
     unpacked,
 )
+from posttrain.sources.temperature import EntropyTemperature, Temperature, mean_entropy
 from posttrain.sources.weighing import KLWeight, RunningMoments, add, mean_advantage, weighed
 
 
@@ -31,7 +33,7 @@ class Rollouts:
     """Each round asks the next questions, in an order that is a function of the seed; groups stay on one rank.
 
     Answers are drawn with a stream of their own (seed, step, question, draw), so that they are the same on any number
-    of ranks. `record` gets every rollout of a round, scored or not, once.
+    of ranks. `temperature`: None is that of the settings. `record` gets every rollout of a round, scored or not, once.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Rollouts:
         *,
         advantage: Callable[[Outcomes], Columns],
         seed: int,
+        temperature: Temperature | None = None,
         record: Callable[[List[Rollout], int], None] = lambda rollouts, step: None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.questions, self.settings, self.answering = questions, settings, answering
         self.advantage, self.record, self.rank, self.ranks = advantage, record, rank, ranks
+        self.temperature = settings.sampling.temperature if temperature is None else temperature
         self._order = Order(len(questions), seed)
         self._asked = 0
         self._barren = 0
@@ -77,6 +81,7 @@ class Rollouts:
             "kl_weight": self._kl_weight.value,
             "moments": self._moments.state,
             "beginning": self.answering.beginning.state() if self.answering.beginning is not None else {},
+            "temperature": self.temperature.state() if isinstance(self.temperature, EntropyTemperature) else {},
             "rounds": [[_packed(part) for part in parts] for parts in self._rounds],
             "kept": [_packed(group) for group in self._kept],
         }
@@ -88,6 +93,8 @@ class Rollouts:
         self._moments.state = first["moments"]
         if self.answering.beginning is not None:
             self.answering.beginning.restore(first["beginning"])
+        if isinstance(self.temperature, EntropyTemperature):
+            self.temperature.restore(first["temperature"])
         same = len(states) == self.ranks
         shares = [states[self.rank]] if same else states
         self._rounds = [
@@ -124,17 +131,19 @@ class Rollouts:
         live: list[Group] = []
         dead: list[Group] = []
         seen: list[Rollout] = []
+        temperature = self._temperature(step)
         for _ in range(1 + self.settings.refills):
             lacking = self.settings.prompts - sum(step.gather(len(live)))
             if lacking <= 0:
                 break
-            groups = self._ask(lacking, step)
+            groups = self._ask(lacking, step, temperature)
             seen += [rollout for group in groups for rollout in group]
             for group in groups:
                 usable = [r for r in group[: self.settings.learned] if r.score.error is None]
                 (dead if self.settings.refills and is_dead(usable) else live).append(usable)
         self._check_errors(seen, step)
         _report(step, seen, [*live, *dead])
+        self._watch_entropy(step)
         if not sum(step.gather(len(live))):  # nothing to tell apart: a step that teaches nothing, and says so
             live = dead
         rollouts = [rollout for group in live for rollout in chosen(group, self.settings.choose)]
@@ -143,12 +152,43 @@ class Rollouts:
         self.record([replace(rollout, advantage=worth.get(id(rollout.attempt), 0.0)) for rollout in seen], step.index)
         return self._replayed(sequences) if self.settings.replay else sequences
 
-    def _ask(self, count: int, step: Step) -> list[Group]:
+    def _temperature(self, step: Step) -> float:
+        """That of a round's answers; logged where it may move."""
+        if isinstance(self.temperature, EntropyTemperature):
+            temperature = self.temperature.at(step, lambda tried: self._entropy(tried, step))
+        else:
+            temperature = value_at(self.temperature, step)
+        if temperature <= 0:
+            raise UserError(
+                f"rollouts.temperature is {temperature:g} in step {step.index + 1} by its schedule: answers to learn "
+                "from are drawn at temperatures above 0"
+            )
+        if isinstance(self.temperature, EntropyTemperature) or callable(self.temperature):
+            add(step, "temperature", temperature, 1)
+        return temperature
+
+    def _entropy(self, temperature: float, step: Step) -> float:
+        """H_T of the first questions' answers, one each."""
+        assert isinstance(self.temperature, EntropyTemperature)
+        places = range(min(self.temperature.questions, len(self.questions)))[self.rank :: self.ranks]
+        questions = [self.questions[self._order[place]] for place in places]
+        sampling = replace(self.settings.sampling, temperature=temperature)
+        with step.lap("time/temperature"):
+            return mean_entropy(questions, self.answering.generate, sampling, step)
+
+    def _watch_entropy(self, step: Step) -> None:
+        """Has what was drawn left the entropy that its temperature was chosen for?"""
+        if isinstance(self.temperature, EntropyTemperature):
+            shares = step.gather(step.report.get("sampled_entropy", (0.0, 0.0)))
+            entropy = sum(share[0] for share in shares) / max(1, sum(share[1] for share in shares))
+            add(step, "entropy_outside", float(not self.temperature.holds(entropy)), 1)
+
+    def _ask(self, count: int, step: Step, temperature: float) -> list[Group]:
         """The groups of this rank's share of the next `count` questions."""
         places = range(self._asked, self._asked + count)
         self._asked += count
         own = places[self.rank :: self.ranks]
-        return self.answering.groups([self.questions[self._order[place]] for place in own], own, step)
+        return self.answering.groups([self.questions[self._order[place]] for place in own], own, step, temperature)
 
     def _check_errors(self, seen: list[Rollout], step: Step) -> None:
         errors = [rollout.score.error for rollout in seen if rollout.score.error is not None]

@@ -17,7 +17,7 @@ from posttrain.generation import Completion, Engine, Prompt, Sampling, ThinkingR
 from posttrain.generation.local import LocalEngine
 from posttrain.generation.sampling import check
 from posttrain.policy import Policy, load_tokenizer
-from posttrain.recipe import Asked, Decoding
+from posttrain.recipe import Asked, Decoding, RolloutSource
 from posttrain.stages.context import Context
 from posttrain.stages.conversing import Conversation, conversation
 from posttrain.stages.encoded import prompts_of, where
@@ -29,13 +29,19 @@ from posttrain.training.loop import Interrupted
 
 PLANNED_PROMPTS = 1000
 """How many prompts a plan renders to see that answers fit behind them; the others are looked at by the stage."""
+MOVING = 0.9
+"""The temperature at which a server is probed where that of the rollouts moves: not 1, at which nothing shows whether
+its log-probs are those of what it draws from."""
 
 
-def sampling_of(decoding: Decoding, seed: int) -> Sampling:
-    """The sampling rules of a stage. Raises `UserError` for values that cannot be drawn with."""
+def sampling_of(decoding: Decoding | RolloutSource, seed: int) -> Sampling:
+    """The sampling rules of a stage. Raises `UserError` for values that cannot be drawn with.
+
+    Where the temperature moves, `MOVING` stands in its place, until a round of rollouts begins.
+    """
     sampling = Sampling(
         max_new_tokens=decoding.max_new_tokens,
-        temperature=decoding.temperature,
+        temperature=MOVING if isinstance(decoding.temperature, dict) else decoding.temperature,
         top_k=decoding.top_k,
         top_p=decoding.top_p,
         min_p=decoding.min_p,

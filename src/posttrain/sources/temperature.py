@@ -1,0 +1,110 @@
+"""The temperature that answers are drawn at: a number, a schedule, or what gives the policy's answers an entropy."""
+
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as List
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from posttrain.data.scores import ENTROPY_METRIC
+from posttrain.data.step import Step
+from posttrain.errors import UserError
+from posttrain.generation import Prompt, Sampling
+from posttrain.registry import Registry
+from posttrain.rewards import Attempt
+from posttrain.schedules import Schedule, build_schedule
+from posttrain.sources.answering import Generate, stream_key
+from posttrain.sources.rollout import Question
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+temperatures: Registry[Any] = Registry("temperature")
+"""What sets the temperature by what it has measured, by the name that a recipe gives it."""
+
+
+@temperatures.register("entropy")
+class EntropyTemperature:
+    """The temperature at which the policy's own answers have a mean entropy of about `target` nats a token.
+
+    H_T = -Σ_v p_v log p_v with p = softmax(z / T), averaged over the tokens that the policy draws at T. Before its
+    first round a stage draws one answer to each of so many `questions` at every T from `low` to `high` by `spacing`,
+    takes the T whose H_T is closest to the target (of equal ones the lowest), and keeps it; with `every` it measures
+    again after so many rounds. The rule of AceReason-Nemotron 1.1 (arXiv 2506.13284), whose paper keeps the
+    "temperature-adjusted entropy" near 0.3 and gives no formula: definition and procedure are reconstructed.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: Positive = 0.3,
+        low: Positive = 0.5,
+        high: Positive = 1.2,
+        spacing: Positive = 0.05,
+        questions: Count = 64,
+        every: Count | None = None,
+    ) -> None:
+        if low > high:
+            raise UserError(f"temperature 'entropy': low {low:g} is above high {high:g}, which leaves none to try")
+        self.target, self.questions, self.every = target, questions, every
+        self.grid = [round(low + place * spacing, 6) for place in range(1 + int((high - low) / spacing + 1e-9))]
+        self.value: float | None = None
+        self._rounds = 0
+
+    def at(self, step: Step, entropy: Callable[[float], float]) -> float:
+        """The temperature of the next round; `entropy(T)` measures H_T. Every rank must call it as often."""
+        if self.value is None or self._rounds == self.every:
+            distance = {temperature: abs(entropy(temperature) - self.target) for temperature in self.grid}
+            self.value, self._rounds = min(self.grid, key=lambda temperature: distance[temperature]), 0
+        self._rounds += 1
+        return self.value
+
+    def holds(self, entropy: float) -> bool:
+        """Is an entropy between two thirds of the target and one and a half times it? (0.2 to 0.45 around 0.3.)"""
+        return 2 / 3 * self.target <= entropy <= 1.5 * self.target
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint; the same on every rank."""
+        return {"value": self.value, "rounds": self._rounds}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.value, self._rounds = state["value"], state["rounds"]
+
+
+Temperature = float | Schedule | EntropyTemperature
+
+
+def build_temperature(spec: Any) -> Temperature:
+    """A number as it is, the schedule of a mapping, or `{name: entropy, ...}`. Raises `UserError` for all else."""
+    if isinstance(spec, Mapping) and spec.get("name") in temperatures:
+        name, options = temperatures.options(spec)
+        found: EntropyTemperature = temperatures[name](**options)
+        return found
+    return build_schedule(spec, "rollouts.temperature, where it is not {name: entropy, ...},")
+
+
+def mean_entropy(questions: List[Question], generate: Generate, sampling: Sampling, step: Step) -> float:
+    """H_T in nats, the mean over the tokens of one answer to each question, all ranks' together.
+
+    At the temperature of `sampling`, by the policy as it is. Every rank must call it as often, also without a question.
+    """
+    prompts = [Prompt(question.tokens, stream_key(question.sample)) for question in questions]
+    drawn = generate([question.sample for question in questions], prompts, 1, replace(sampling, seed=step.seed), step)
+    sequences = []
+    for question, completion in zip(questions, drawn, strict=True):
+        answer = Attempt(
+            sample=question.sample,
+            text=completion.text,
+            tokens=completion.tokens,
+            logprobs=completion.sampling_logprobs,
+            finish_reason=completion.finish_reason,
+            prompt=question.tokens,
+            drawn=completion.drawn,
+        )
+        sequences.append(replace(answer.sequence, scalars={"temperature": sampling.temperature}))
+    entropies = [scores["entropy_metric"].double() for scores in step.score(sequences, (ENTROPY_METRIC,))]
+    shares = step.gather((sum(float(values.sum()) for values in entropies), sum(len(values) for values in entropies)))
+    total, count = (float(sum(part)) for part in zip(*shares, strict=True))
+    return total / max(1.0, count)
