@@ -5,7 +5,8 @@ import pytest
 
 from posttrain.data.step import Step
 from posttrain.errors import UserError
-from posttrain.sources.beginnings import Begun, build_beginning, check_rounds, tokens_of, with_anchors
+from posttrain.sources.beginnings import Begun, build_beginning, check_rounds, step_ends, tokens_of
+from posttrain.sources.hints import with_anchors
 from posttrain.sources.item_response import Curve, fit
 
 
@@ -40,6 +41,74 @@ def test_the_shortest_prefix_may_be_a_number():
 def test_all_may_begin_with_the_same_share():
     beginning = build_beginning({"name": "share", "share": {"name": "linear", "start": 1.0, "end": 0.0}})
     assert [lengths(beginning, 11, 2, index, 10) for index in (0, 5, 9)] == [[10, 10], [5, 5], [1, 1]]
+
+
+def test_the_length_of_a_hint_may_be_binomial():
+    beginning = build_beginning({"name": "share", "share": 0.25, "spread": "binomial"})
+    drawn = [lengths(beginning, 100, 2, seed=seed) for seed in range(400)]
+    assert all(one == other for one, other in drawn)  # the same for all answers to a question
+    found = np.array([one for one, _ in drawn])
+    assert found.mean() == pytest.approx(25, abs=1)
+    assert found.std() == pytest.approx((100 * 0.25 * 0.75) ** 0.5, abs=0.5)
+    ends = [build_beginning({"name": "share", "share": share, "spread": "binomial"}) for share in (0.0, 1.0)]
+    assert [lengths(end, 100, 1) for end in ends] == [[0], [99]]
+    assert lengths(ends[1], 0, 1) == [0]
+
+
+def test_the_last_answers_are_the_demonstration():
+    assert lengths(build_beginning("demonstration"), 7, 4) == [0, 0, 0, 7]
+    assert lengths(build_beginning({"name": "demonstration", "count": 2}), 7, 4) == [0, 0, 7, 7]
+    assert lengths(build_beginning("demonstration"), 0, 4) == [0] * 4
+
+
+def test_all_answers_go_on_behind_the_same_steps():
+    beginning = build_beginning("steps")
+    drawn = [lengths(beginning, 3, 2, seed=seed) for seed in range(300)]
+    assert all(one == other for one, other in drawn)
+    counts = [sum(one == steps for one, _ in drawn) for steps in range(3)]
+    assert min(counts) > 70  # each number of steps is as likely, the last step is always left
+    assert lengths(beginning, 1, 2) == [0, 0]
+    assert lengths(beginning, 0, 2) == [0, 0]
+
+
+def test_steps_end_behind_line_breaks():
+    def text(tokens):
+        return "".join(tokens)
+
+    assert step_ends(["a", "\n", "b", "c", ".\n", "\n", "d"], text) == [2, 6, 7]
+    assert step_ends(["a"], text) == [1]
+    assert step_ends(["a", "\n"], text) == [2]
+    assert step_ends([], text) == []
+
+
+def searched(beginning, size, needed):
+    """The prefixes that a model tries whose answers are right from `needed` tokens on."""
+    given = []
+    for part in range(beginning.rounds):
+        count, other = lengths(beginning, size, 2)
+        assert count == other
+        given.append(count)
+        beginning.hear([Begun("q", count, size, float(count >= needed))] * 2, last=part == beginning.rounds - 1)
+    return given
+
+
+def test_prefixes_are_searched_for_by_halves_where_nothing_is_right():
+    beginning = build_beginning({"name": "branch", "rounds": 5})
+    assert searched(beginning, 32, 0) == [0] * 5  # right without: nothing is given
+    assert searched(beginning, 32, 11) == [0, 16, 8, 12, 10]
+    assert searched(beginning, 32, 30) == [0, 16, 24, 28, 30]
+    assert searched(beginning, 32, 99) == [0, 16, 24, 28, 30]
+    assert searched(beginning, 3, 2) == [0, 1, 2, 2, 2]  # found
+    assert searched(beginning, 1, 1) == [0] * 5
+    assert searched(beginning, 0, 1) == [0] * 5
+    assert beginning.state() == {}
+
+
+def test_a_part_with_some_success_is_a_success():
+    beginning = build_beginning({"name": "branch", "rounds": 2})
+    beginning.hear([Begun("q", 0, 32, 0.0), Begun("q", 0, 32, 0.5)], last=False)
+    assert lengths(beginning, 32, 2) == [0, 0]
+    assert lengths(beginning, 32, 2, question="another") == [0, 0]
 
 
 def test_golden_curve_and_its_inverse():

@@ -1,6 +1,6 @@
 """Where each optimiser step's sequences come from."""
 
-from posttrain.sources import corruption, endings, key_tokens, segments, targets, uncertain_prefix
+from posttrain.sources import corruption, endings, hints, key_tokens, segments, targets, uncertain_prefix
 from posttrain.sources.demonstrations import Demonstrations
 from posttrain.sources.source import Source
 from posttrain.sources.transforms import Transformed, build_transform, transform, transforms
@@ -12,6 +12,7 @@ __all__ = [
     "build_transform",
     "corruption",
     "endings",
+    "hints",
     "key_tokens",
     "segments",
     "targets",

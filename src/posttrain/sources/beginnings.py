@@ -5,13 +5,15 @@ A beginning is a class whose keyword-only options are what a recipe gives:
     @beginnings.register("share")
     class Share: ...
 
-Its `lengths` says for each of a question's next draws how many tokens are given; the policy writes the rest.
+Its `lengths` says for each of a question's next draws how many tokens are given; the policy writes the rest. Those here
+know beforehand how much that is; `hints` has those that find it out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +23,6 @@ from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.registry import Registry
 from posttrain.schedules import build_schedule, value_at
-from posttrain.sources.item_response import Curve, fit
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -41,14 +42,18 @@ class Beginning(Protocol):
     """How the answers to a question begin.
 
     `origin`: whose the given tokens are, by which losses tell them apart. `rounds`: how often the answers to a question
-    are drawn one part after the other, each part after the ones before have been heard of.
+    are drawn one part after the other, each part after the ones before have been heard of. `unit`: what lengths are
+    counted in; a step ends where a line does. `apart`: answers are compared with those that begin with as much.
     """
 
     origin: Origin
     rounds: int
+    unit: Literal["token", "step"]
+    apart: bool
 
     def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
-        """How many of a demonstration's `size` tokens each of the next `draws` begins with, at most `size` - 1."""
+        """How many of a demonstration's `size` units each of the next `draws` begins with. After all of them nothing is
+        drawn."""
         ...
 
     def hear(self, found: List[Begun], last: bool) -> None:
@@ -80,10 +85,12 @@ def tokens_of(share: float, size: int, least: int = 0) -> int:
     return max(0, min(max(int(share * size + 1e-9), least), size - 1))
 
 
-class _Forgetful:
-    """A beginning that learns nothing from what came of it."""
+class Forgetful:
+    """A beginning that keeps nothing of what came of it for later steps."""
 
     rounds = 1
+    unit: Literal["token", "step"] = "token"
+    apart = False
 
     def hear(self, found: List[Begun], last: bool) -> None:
         """Nothing."""
@@ -97,7 +104,7 @@ class _Forgetful:
 
 
 @beginnings.register("prefix")
-class Prefix(_Forgetful):
+class Prefix(Forgetful):
     """Prefix-RFT (arXiv 2507.01679): `count` of a question's answers begin with part of its demonstration.
 
     The share is drawn anew from [`low`, `high`]; `low` falls from 0.95 to 0.05 in a cosine over the run, or is a
@@ -121,77 +128,76 @@ class Prefix(_Forgetful):
 
 
 @beginnings.register("share")
-class SameShare(_Forgetful):
-    """All answers begin with the same share of their demonstration: a number or a schedule (UFT, arXiv 2505.16984).
+class SameShare(Forgetful):
+    """All answers to a question begin with the same share of their demonstration: a number or a schedule.
 
-    The given tokens are of origin `hint`: give terms `origins`.
+    `spread`: `none` gives floor(share · |y|) tokens; `binomial` draws their number from Binomial(|y|, share), as UFT
+    does (arXiv 2505.16984; sheet 52 has its formula from memory). The given tokens are of origin `hint`. UFT imitates
+    them with the β that holds the others to the reference:
+
+        objective: [{name: grpo, origins: [rollout]},
+                    {name: nll, origins: [hint], weight: 0.001, reduction: {constant: 1}},
+                    {name: kl, origins: [rollout], weight: 0.001, reduction: {constant: 1}}]
     """
 
     origin = Origin.HINT
 
-    def __init__(self, *, share: Any) -> None:
+    def __init__(self, *, share: Any, spread: Literal["none", "binomial"] = "none") -> None:
         self.share = build_schedule(share, "beginning 'share', option 'share'")
+        self.spread = spread
 
     def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
         """See `Beginning.lengths`."""
-        return [tokens_of(value_at(self.share, step), size)] * draws
+        share = value_at(self.share, step)
+        if self.spread == "binomial" and size:
+            share = rng.binomial(size, min(max(share, 0.0), 1.0)) / size
+        return [tokens_of(share, size)] * draws
 
 
-@beginnings.register("hint")
-class AdaptiveHint:
-    """SEELE (arXiv 2509.06923): hints as long as it takes for a share `target` of a question's answers to be right.
+@beginnings.register("demonstration")
+class Whole(Forgetful):
+    """`count` of a question's answers are its demonstration: scored, and compared with the others (LUFFY, SRFT).
 
-    The answers to a question are drawn in `rounds` parts. After each a curve of accuracy over hint rate is fitted to
-    the question's own parts of this step (and to (0, 0) and (1, 1), where these were not tried), and inverted for the
-    next rate. The first rate of a question is that of nearly its whole demonstration, later the last one used at its
-    last visit. Rates are kept as they were used, in whole tokens. The given tokens are of origin `hint`: the paper
-    learns nothing from them by the advantage, and imitates them with a weight of 0.001:
+    LUFFY (arXiv 2504.14945): a group of G - 1 own answers and one demonstration. The tokens are of origin
+    `demonstration`, to which the objectives `luffy` and `srft` give a weight of their own.
+    """
 
-        objective: [{name: grpo, origins: [rollout], reduction: {constant: 64}},
-                    {name: nll, origins: [hint], weight: 0.001, reduction: {constant: 64}}]
+    origin = Origin.DEMONSTRATION
+
+    def __init__(self, *, count: Count = 1) -> None:
+        self.count = count
+
+    def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
+        """See `Beginning.lengths`: the last `count` draws."""
+        whole = min(self.count, draws)
+        return [0] * (draws - whole) + [size] * whole
+
+
+@beginnings.register("steps")
+class Steps(Forgetful):
+    """All answers to a question go on behind the same first steps of its demonstration, 0 to all but the last.
+
+    SRL (arXiv 2510.25992): how many is drawn anew at each visit, each number as likely; here a step is a line. Let the
+    answer end with a line, too, and compare it with the demonstration's next one: `stop: ["\\n"]`, reward `next_step`.
+    The given tokens are of origin `hint`, from which SRL learns nothing.
     """
 
     origin = Origin.HINT
-
-    def __init__(self, *, rounds: Count = 4, target: Annotated[float, Field(gt=0, lt=1)] = 0.5) -> None:
-        self.rounds, self.target = rounds, target
-        self._last: dict[str, float] = {}
-        self._tried: dict[str, list[tuple[float, float]]] = {}
+    unit = "step"
 
     def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
         """See `Beginning.lengths`."""
-        if size < 2:
-            return [0] * draws
-        tried = self._tried.get(question, [])
-        rate = self._next(tried) if tried else self._last.get(question, (size - 1) / size)
-        return [max(0, min(round(rate * size), size - 1))] * draws
-
-    def hear(self, found: List[Begun], last: bool) -> None:
-        """See `Beginning.hear`."""
-        for begun in found:
-            if begun.size:
-                self._tried.setdefault(begun.question, []).append((begun.given / begun.size, begun.reward))
-        if last:
-            self._last |= {question: tried[-1][0] for question, tried in self._tried.items()}
-            self._tried = {}
-
-    def state(self) -> dict[str, Any]:
-        """The last rate of every question; between steps nothing else is known."""
-        return {"last": dict(self._last)}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
-        self._last, self._tried = dict(state["last"]), {}
-
-    def _next(self, tried: List[tuple[float, float]]) -> float:
-        curve: Curve = fit(with_anchors(tried))
-        return curve.rate(self.target)
+        return [int(rng.integers(max(1, size)))] * draws
 
 
-def with_anchors(tried: List[tuple[float, float]]) -> list[tuple[float, float]]:
-    """With (0, 0) and (1, 1), where these rates have not been tried."""
-    rates = {rate for rate, _ in tried}
-    return [*tried, *((end, end) for end in (0.0, 1.0) if end not in rates)]
+def step_ends(tokens: List[int], text: Callable[[List[int]], str]) -> list[int]:
+    """How many tokens the first step has, the first two ...: a step ends behind a line break, the last with them all.
+
+    `text` decodes; a token that holds a line break ends the step, and further ones right behind it belong to it.
+    """
+    breaks = ["\n" in text([token]) for token in tokens]
+    ends = [place + 1 for place, (here, after) in enumerate(pairwise([*breaks, True])) if here and not after]
+    return [*ends, len(tokens)] if len(tokens) else []
 
 
 def check_rounds(beginning: Beginning, draws: int) -> None:
