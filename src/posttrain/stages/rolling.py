@@ -25,6 +25,7 @@ from posttrain.sources.answering import Answering
 from posttrain.sources.beginnings import build_beginning
 from posttrain.sources.rollout import Question, Rollout, RolloutSettings
 from posttrain.sources.rollouts import Rollouts
+from posttrain.sources.temperature import build_temperature
 from posttrain.stages.asking import questions, sampling_of
 from posttrain.stages.context import Context
 from posttrain.stages.drawing import Drawing
@@ -51,6 +52,7 @@ class RolloutSupply:
     ) -> None:
         self.context, self.name, self.stage, self.rules = context, name, stage, rules
         self.reward, self.advantage = build_reward(rules.reward), build_advantage(rules.advantage)
+        self.temperature = build_temperature(rules.temperature)
         self.beginning = None if rules.begin is None else build_beginning(rules.begin)
         check_rollouts(context, stage, rules, objective, self.beginning)
         self.samples = questions(context, stage.data)
@@ -131,6 +133,7 @@ class RolloutSupply:
             answering,
             advantage=self.advantage,
             seed=context.recipe.seed,
+            temperature=self.temperature,
             record=self._record,
             rank=context.ranks.rank,
             ranks=context.ranks.count,
