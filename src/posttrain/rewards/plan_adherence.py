@@ -27,7 +27,7 @@ _TITLE = {
 
 @reward("plan_adherence")
 def plan_adherence(
-    attempt: Attempt, *, marks: list[str] = list(MARKS), titles: Titles = "anchored", threshold: Share = 0.3
+    attempt: Attempt, *, marks: List[str] = MARKS, titles: Titles = "anchored", threshold: Share = 0.3
 ) -> Score:
     """The share of a plan's numbered titles ("2. title") that are among those of the execution; 0 for a plan without.
 
@@ -57,10 +57,11 @@ def plan_and_execution(text: str, marks: List[str] = MARKS) -> tuple[str, str]:
 def read_titles(text: str, titles: Titles = "anchored") -> list[str]:
     """What follows each number with a dot, to the end of its line, in lower case and without asterisks.
 
-    `anchored`: tags end lines too (a plan may begin on the line of its tag), and a number without words is no title.
+    `anchored`: tags end lines too (a plan may begin on the line of its tag), a number without words is no title, and
+    a single asterisk stays, as a product has one.
     """
-    lines = _TAG.sub("\n", text) if titles == "anchored" else text
-    return [found.replace("*", "").strip().lower() for found in _TITLE[titles].findall(lines)]
+    lines, emphasis = (_TAG.sub("\n", text), "**") if titles == "anchored" else (text, "*")
+    return [found.replace(emphasis, "").strip().lower() for found in _TITLE[titles].findall(lines)]
 
 
 def adherence(plan: List[str], execution: List[str], threshold: float = 0.3) -> float:

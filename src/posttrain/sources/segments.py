@@ -36,7 +36,8 @@ def segment_weights(
     any is as a whole what `unmarked` says: a plan that was cut off, as in the authors' code, or, where the questions
     bring their plans along, the execution. The mark belongs to what is behind it. Of the explore-execute chain (arXiv
     2509.23946): `{name: segment_weights, marks: ["</EXPLORATION>", "<EXECUTION>"], before: 2}`; the loss is not divided
-    by the weights, so that they change the size of the gradient too. Raises `UserError` where a sequence has no such column.
+    by the weights, so that they change the size of the gradient too. Raises `UserError` where a sequence has no such
+    column.
     """
     if not marks or not all(marks):
         raise UserError(f"transform 'segment_weights': 'marks' must be texts, at least one, found {marks}")

@@ -6,7 +6,9 @@ s is drawn from s + i), every one costs a millisecond of sympy, and none has a s
 
 import ast
 import re
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import combinations
 from random import Random
 from typing import NamedTuple
 
@@ -52,7 +54,7 @@ class CountdownTask(GeneratedTask[Countdown]):
     """
 
     name = "countdown"
-    styles = ("steps", "direct", "search")
+    styles: tuple[str, ...] = ("steps", "direct", "search")
 
     def problem(self, rng: Random, difficulty: Difficulty) -> Countdown:
         """Draw numbers and a way to combine them that ends within the range of targets."""
@@ -172,15 +174,44 @@ def _way(rng: Random, numbers: tuple[int, ...]) -> Way:
         left, right = (terms.pop(rng.randrange(len(terms))) for _ in range(2))
         if left.value < right.value:
             left, right = right, left
-        operators = ["+", "*"]
-        if left.value > right.value:
-            operators.append("-")
-        if left.value % right.value == 0 and right.value > 1:
-            operators.append("/")
-        term = _combine(left, rng.choice(operators), right)
+        term = _combine(left, rng.choice(_operators(left, right)), right)
         steps.append(f"{left.value}{term.operator}{right.value}={term.value}")
         terms.append(term)
     return Way(tuple(steps), terms[0])
+
+
+def ways(numbers: Sequence[int], target: int) -> list[Way]:
+    """Every way to use up the numbers and reach the target whose results are positive whole numbers, each once.
+
+    The order is the same in every process: larger numbers first.
+    """
+    found: dict[tuple[str, ...], Way] = {}
+
+    def search(terms: list[Term], steps: tuple[str, ...]) -> None:
+        if len(terms) == 1:
+            if terms[0].value == target:
+                found.setdefault(steps, Way(steps, terms[0]))
+            return
+        for one, other in combinations(range(len(terms)), 2):
+            left, right = terms[one], terms[other]
+            rest = [term for place, term in enumerate(terms) if place not in (one, other)]
+            for operator in _operators(left, right):
+                term = _combine(left, operator, right)
+                step = f"{left.value}{operator}{right.value}={term.value}"
+                search(sorted([*rest, term], reverse=True), (*steps, step))
+
+    search(sorted((Term(number, str(number)) for number in numbers), reverse=True), ())
+    return list(found.values())
+
+
+def _operators(left: Term, right: Term) -> list[str]:
+    """Those that give a positive whole number, where `left` is not the smaller one."""
+    operators = ["+", "*"]
+    if left.value > right.value:
+        operators.append("-")
+    if left.value % right.value == 0 and right.value > 1:
+        operators.append("/")
+    return operators
 
 
 def _combine(left: Term, operator: str, right: Term) -> Term:
