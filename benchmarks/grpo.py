@@ -32,7 +32,7 @@ PARTS = ("generate", "reward", "score", "forward", "backward", "optimiser")
 
 def measure(lengths: str, contenders: tuple[str, ...], options: argparse.Namespace) -> dict[str, Any]:
     """All turns of one kind of lengths, and what comes out of them."""
-    turns = []
+    turns, load = [], os.getloadavg()[0]
     for repetition in range(options.repetitions):
         turn = {}
         for name in ("floor", *contenders):
@@ -41,6 +41,8 @@ def measure(lengths: str, contenders: tuple[str, ...], options: argparse.Namespa
         turns.append(turn)
     return {
         "threads": turns[0][OURS]["threads"],
+        "clock": options.clock,
+        "load_before": round(load, 2),
         "repetitions": options.repetitions,
         "steps": STEPS,
         "prompts": PROMPTS,
@@ -155,9 +157,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     console = Console(width=150)
-    load = os.getloadavg()[0]
-    report: dict[str, Any] = {"machine": machine() | {"load_before": round(load, 2)}, "versions": versions()}
-    report |= {"clock": options.clock, "lengths": {}}
+    report: dict[str, Any] = {"machine": machine(), "versions": versions(), "lengths": {}}
+    if options.lengths and options.output and options.output.exists():  # the other lengths stay as they were measured
+        report["lengths"] = json.loads(options.output.read_text(encoding="utf-8"))["lengths"]
     contenders = (OURS, *(("TRL", "TRL, 8 at once") if find_spec("trl") else ()))
     for lengths in [options.lengths] if options.lengths else LONGEST:
         found = measure(lengths, contenders, options)

@@ -133,13 +133,10 @@ def _engine(found: dict[str, Any]) -> str:
 
 def _grpo(found: dict[str, Any]) -> str:
     parts = ["### GRPO: 8 questions, 8 answers each, one update of the small model"]
-    first = next(iter(found["lengths"].values()))
-    busy = ", by its own time, on a machine that did other things too" if found["clock"] == "cpu" else ""
     parts.append(
         "`equal`: every answer has 64 tokens; `varied`: 64 on average, at most 256. The floor: 2 FLOP for each weight "
         "and drawn token and 6 for each that is learned from; prompts are not counted. Speed is in drawn tokens a "
-        "second, as everybody draws lengths of his own. Threads: "
-        f"{first['threads']}{busy}."
+        "second, as everybody draws lengths of his own."
     )
     for lengths, kind in found["lengths"].items():
         rows = []
@@ -151,6 +148,8 @@ def _grpo(found: dict[str, Any]) -> str:
             rows.append([name, *cells])
         head = [lengths, "steps a minute", "mean length", "of the floor", "memory of training"]
         parts.append(_table([*head, "ours: speed", "ours: memory of training", "ours: memory of the process"], rows))
+        busy = ", by its own processor time, on a machine that did other things too" if kind["clock"] == "cpu" else ""
+        parts.append(f"Threads: {kind['threads']}{busy}.")
     parts.append("Seconds of a step:")
     parts.append(_table(*_splits(found["lengths"])))
     return "\n\n".join(parts)
