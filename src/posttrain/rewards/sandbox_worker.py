@@ -104,6 +104,12 @@ def allowed_files(folder: str, readable: Iterable[str] = ()) -> int | None:
     return rules
 
 
+def keep_to_files(rules: int | None) -> None:
+    """Refuse all other files, for good; nothing on systems without Landlock."""
+    if rules is not None:
+        _libc.syscall(446, rules, 0)
+
+
 def set_limits(limits: dict[str, Any]) -> None:
     """Resource limits of this process; they cannot be raised again."""
     cpu = int(limits["cpu_seconds"])
@@ -125,8 +131,7 @@ def run_here(request: dict[str, Any], folder: str, rules: int | None, output: in
     """Become the program: confine this process, run it, write its result, end."""
     os.setsid()
     _libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # die with the process that watches
-    if rules is not None:
-        _libc.syscall(446, rules, 0)
+    keep_to_files(rules)
     for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2), (result, RESULT)):
         os.dup2(source, target)
     os.closerange(RESULT + 1, 256)
