@@ -49,6 +49,7 @@ _UNITS = {
     "rejected": "points",
     "recall": "points",
     "precision": "points",
+    "gap": "points",
     "saturation": "steps",
     "log_likelihood": "nats",
     "kl": "nats",
@@ -74,6 +75,7 @@ _LARGER_IS_BETTER = {
     "faithful_right": True,
     "recall": True,
     "precision": True,
+    "gap": False,
     "kl": None,  # far from the start is what training is for; how far is worth knowing, not a fault
     "seconds": False,
 }
@@ -84,6 +86,7 @@ def measure(stage: str, metric: str) -> Measure:
     share = "@" in metric or metric.startswith("accuracy_")  # of answers of one sort, as a verifier's part says it
     name = metric.removeprefix("log.")
     label = f"{_LABELS.get(name, name.replace('_', ' '))}, {stage}"
+    name = "gap" if name.startswith("gap/") else name
     return Measure(
         name=f"{stage}.{metric}",
         stage=stage,

@@ -74,13 +74,15 @@ def curate(spec: str | dict[str, Any], samples: list[Sample], seed: int, models:
 
 
 @curations.register("deduplicate")
-def deduplicate(samples: list[Sample], seed: int, *, by: Literal["id", "prompt"] = "id") -> list[Sample]:
-    """Keep the first of equal samples: `by` "id" (everything equal) or "prompt" (the same question)."""
+def deduplicate(samples: list[Sample], seed: int, *, by: Literal["id", "prompt", "question"] = "id") -> list[Sample]:
+    """Keep the first of equal samples: `by` "id" (everything equal), "prompt" (the same prompt to the letter) or
+    "question" (the same user turns, case and spaces aside: what several sources tell in several ways)."""
     if by == "id":
         return splitting.deduplicate(samples)
-    first: dict[str, Sample] = {}
+    first: dict[Any, Sample] = {}
     for sample in samples:
-        first.setdefault(sample.prompt_id, sample)
+        name = sample.prompt_id if by == "prompt" else splitting.normalised_questions(sample)
+        first.setdefault(name, sample)
     return list(first.values())
 
 
@@ -107,10 +109,25 @@ def part(samples: list[Sample], seed: int, *, sizes: list[int] | list[float], in
 
 @curations.register("overlapping")
 def overlapping(
-    samples: list[Sample], seed: int, *, size_a: int, size_b: int, overlap: float, side: Literal["a", "b"]
+    samples: list[Sample],
+    seed: int,
+    *,
+    size_a: int,
+    size_b: int,
+    overlap: float,
+    side: Literal["a", "b"],
+    source: str | None = None,
 ) -> list[Sample]:
-    """One of two parts, of which the share `overlap` of `b` is in `a` too: how much two stages have in common."""
-    a, b = splitting.overlapping_split(samples, size_a, size_b, overlap, seed)
+    """One of two parts, of which the share `overlap` of `b` is in `a` too: how much two stages have in common.
+
+    `a` is the same at every overlap, and what is new in `b` at a large one is in it at a small one too. `source`: a key
+    of the samples' meta (or "task") whose values have the same shares in both parts. The overlap of SFT and RL data in
+    arXiv 2604.13515 is of questions: deduplicate by them first.
+    """
+    if source is None:
+        a, b = splitting.overlapping_split(samples, size_a, size_b, overlap, seed)
+    else:
+        a, b = splitting.overlapping_by_source(samples, size_a, size_b, overlap, seed, source)
     return a if side == "a" else b
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as List
 from itertools import pairwise
 from typing import TypeVar
@@ -52,6 +53,55 @@ def overlapping_split(
     return ordered[:size_a], _shuffled(second, seed + 1)  # shuffled anew: the shared ones shall not come first
 
 
+def overlapping_by_source(
+    samples: Iterable[Sample], size_a: int, size_b: int, overlap: float, seed: int, source: str
+) -> tuple[list[Sample], list[Sample]]:
+    """`overlapping_split` in which every source has the same share of both parts as of the whole, to whole items.
+
+    `source`: a key of the samples' `meta`, or "task". What is in `b` and not in `a` at some overlap is in `b` at every
+    smaller one too. Raises `UserError` like `overlapping_split`, and for samples without that key.
+    """
+    if not 0 <= overlap <= 1:
+        raise UserError(f"overlap is {overlap}; it is a share of the second part, from 0 to 1")
+    by_source: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_source.setdefault(_source(sample, source), []).append(sample)
+    counts = {name: len(by_source[name]) for name in sorted(by_source)}
+    sizes = [_apportioned(size, counts) for size in (size_a, size_b, round(overlap * size_b))]
+    a: list[Sample] = []
+    b: list[Sample] = []
+    for name, of_source in by_source.items():
+        in_a, in_b, shared = (size[name] for size in sizes)
+        if in_a + in_b - shared > len(of_source):
+            raise UserError(
+                f"{in_a + in_b - shared} samples with {source} '{name}' are needed for parts of {size_a} and {size_b} "
+                f"that share {sum(sizes[2].values())}; there are {len(of_source)}"
+            )
+        ordered = _shuffled(of_source, seed)
+        a += ordered[:in_a]
+        b += ordered[in_a - shared : in_a - shared + in_b]
+    return _shuffled(a, seed), _shuffled(b, seed + 1)
+
+
+def _source(sample: Sample, key: str) -> str:
+    if key == "task":
+        return sample.task
+    if key not in sample.meta:
+        raise UserError(f"sample {sample.id} has no '{key}' in its meta, only {', '.join(sample.meta) or 'nothing'}")
+    return str(sample.meta[key])
+
+
+def _apportioned(total: int, counts: Mapping[str, int]) -> dict[str, int]:
+    """`total` dealt out in proportion to `counts`, one at a time to whom most is due (Webster's method).
+
+    With a larger total nobody gets less, so that a shared part is never larger than the part that it is in.
+    """
+    seats = dict.fromkeys(counts, 0)
+    for _ in range(total if counts else 0):
+        seats[max(counts, key=lambda name: (counts[name] / (2 * seats[name] + 1), name))] += 1
+    return seats
+
+
 def deduplicate(samples: Iterable[Sample]) -> list[Sample]:
     """The samples without those whose id came before, in their order."""
     first: dict[str, Sample] = {}
@@ -63,18 +113,18 @@ def deduplicate(samples: Iterable[Sample]) -> list[Sample]:
 def decontaminate(train: Iterable[Sample], test: Iterable[Sample], ngram: int = 0) -> tuple[list[Sample], list[Sample]]:
     """Training samples without a test question, and those with one: `(kept, removed)`.
 
-    A sample is removed if its user turns are those of a test sample; with `ngram` > 0 also if a user turn shares so
-    many successive words (case and punctuation aside) with one of a test sample.
+    A sample is removed if its user turns are those of a test sample, case and spaces aside; with `ngram` > 0 also if a
+    user turn shares so many successive words (case and punctuation aside) with one of a test sample.
     """
     questions: set[tuple[str, ...]] = set()
     grams: set[tuple[str, ...]] = set()
     for sample in test:
-        questions.add(_questions(sample) or ("",))
+        questions.add(normalised_questions(sample) or ("",))
         grams |= _ngrams(sample, ngram)
     kept: list[Sample] = []
     removed: list[Sample] = []
     for sample in train:
-        seen = _questions(sample) in questions or not grams.isdisjoint(_ngrams(sample, ngram))
+        seen = normalised_questions(sample) in questions or not grams.isdisjoint(_ngrams(sample, ngram))
         (removed if seen else kept).append(sample)
     return kept, removed
 
@@ -111,6 +161,11 @@ def _counts(sizes: List[int] | List[float], total: int) -> list[int]:
 
 def _questions(sample: Sample) -> tuple[str, ...]:
     return tuple(str(turn.get("content", "")).strip() for turn in sample.prompt if turn["role"] == "user")
+
+
+def normalised_questions(sample: Sample) -> tuple[str, ...]:
+    """The user turns in one spelling: Unicode's compatible one (NFKC), without case, each gap one space."""
+    return tuple(" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in _questions(sample))
 
 
 def _ngrams(sample: Sample, length: int) -> set[tuple[str, ...]]:

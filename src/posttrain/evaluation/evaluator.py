@@ -4,7 +4,7 @@ Left out: writing files (whoever runs a stage does that, line by line through `r
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from posttrain.evaluation.metrics import (
     majority_at_k,
     pass_at_k,
 )
+from posttrain.evaluation.parts import check_parts, part_metrics
 from posttrain.evaluation.result import Answer, EvaluationResult, Problem
 from posttrain.evaluation.statistics import share_interval
 from posttrain.generation import Completion, Engine, Prompt, Sampling
@@ -79,6 +80,7 @@ def summarise(
     max_errors: float = 0.1,
     right_at: float = 1.0,
     level: float = 0.95,
+    passes: Mapping[str, float] | None = None,
 ) -> EvaluationResult:
     """The numbers of scored answers, of which each problem has `n`; an answer is right from value `right_at` on.
 
@@ -93,10 +95,12 @@ def summarise(
     - `mean_length` (tokens), `truncated` (share that the length limit cut off): over all answers; `mean_length_right`
       and `mean_length_wrong`: over those.
     - every other part that the verifier gives, by its name: its mean over the answers that have it.
+    - for the parts that `passes` names, with the value from which an answer passes: see `part_metrics`.
 
-    Raises `UserError` where the share of errors is over `max_errors`.
+    Raises `UserError` where the share of errors is over `max_errors`, and for unknown parts.
     """
     scored = check_errors(answers, name, max_errors)
+    check_parts(scored, passes or {})
     groups: dict[str, list[Answer]] = {}
     for answer in scored:
         groups.setdefault(answer.sample_id, []).append(answer)
@@ -114,6 +118,7 @@ def summarise(
         "accuracy_high": accuracy.high,
         f"average@{n}": float(np.mean([p.value for p in problems])),
         **_by_draws(problems, list(groups.values()), n, right_at, rng),
+        **part_metrics(list(groups.values()), passes or {}, n, right_at=right_at),
         "format_validity": float(np.mean([has_valid_format(a.parts, a.info, _is_right(a, right_at)) for a in scored])),
         **_faithful(scored, right_at),
         "mean_length": float(np.mean([a.tokens for a in answers])),

@@ -240,6 +240,11 @@ class Evaluate(Asked):
     rerank: str | None = Field(
         None, description="a reward model: also measure how right that answer of n is which it likes best (reranked@k)"
     )
+    passes: dict[str, float] = Field(
+        {},
+        description="parts of the score with the value from which an answer passes, of which pass@k is reported too: "
+        "{compiles: 1}",
+    )
     turns: PositiveInt = Field(
         1, description="the model's turns in a dialogue with the task's environment, of which the last is scored"
     )
@@ -290,6 +295,9 @@ class Curate(Rendered):
     data: str = Field("train", description="name of a data set")
     models: list[str] = Field([], description="models that the functions ask: stages, names in models, or 'base'")
     steps: list[Piece] = Field(description="curation functions, applied in order")
+    apart_from: list[str] = Field(
+        [], description="data sets whose questions are taken out before the first function, the test's for example"
+    )
     when_empty: Literal["stop", "skip"] = Field(
         "stop",
         description="nothing is left: stop the run, or skip the stages that train on it, their weights unchanged",

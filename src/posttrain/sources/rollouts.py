@@ -149,6 +149,8 @@ class Rollouts:
         rollouts = [rollout for group in live for rollout in chosen(group, self.settings.choose)]
         sequences = weighed(rollouts, step, self.settings, self.advantage, self._kl_weight, self._moments)
         worth = {id(r.attempt): mean_advantage(s) for r, s in zip(rollouts, sequences, strict=True)}
+        for value in worth.values():
+            add(step, "advantage_size", abs(value), 1)
         self.record([replace(rollout, advantage=worth.get(id(rollout.attempt), 0.0)) for rollout in seen], step.index)
         return self._replayed(sequences) if self.settings.replay else sequences
 

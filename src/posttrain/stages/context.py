@@ -275,7 +275,7 @@ def data_of(stage: Stage) -> list[str]:
     found = [stage.data] if hasattr(stage, "data") else []
     if isinstance(stage, Train):
         found += [beside.data for beside in (stage.watch, stage.demonstrations) if beside is not None]
-    return found
+    return found + list(getattr(stage, "apart_from", []))
 
 
 def leaves(data: Data) -> list[Data]:

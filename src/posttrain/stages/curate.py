@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
-from posttrain.curation import curate, curations, takes_models
+from posttrain.curation import UNSCORED, curate, curations, pair_numbers, takes_models
 from posttrain.data import Sample
+from posttrain.data.splitting import decontaminate
 from posttrain.errors import UserError
 from posttrain.policy import load_tokenizer
 from posttrain.recipe import Curate
@@ -23,20 +24,27 @@ def plan_curate(context: Context, name: str, stage: Curate) -> Plan:
     kinds = [curations.options(step)[0] for step in stage.steps]
     _check_models(context, stage, kinds)
     steps = " → ".join(kinds)
-    data = context.data(stage.data)
-    if context.pending(data):
+    if any(context.pending(context.data(data)) for data in (stage.data, *stage.apart_from)):
         return Plan({"steps": steps})
-    samples = list(context.samples(data))
+    samples = _samples(context, stage)
     _check_questions(context, stage, samples)
     return Plan({"samples": len(samples), "steps": steps})
 
 
+def _samples(context: Context, stage: Curate) -> list[Sample]:
+    """The stage's data, without the questions that they are kept apart from."""
+    samples = list(context.samples(context.data(stage.data)))
+    others = [sample for name in stage.apart_from for sample in context.samples(context.data(name))]
+    return decontaminate(samples, others)[0] if others else samples
+
+
 def _check_questions(context: Context, stage: Curate, samples: list[Sample]) -> None:
-    """Where answers will be drawn: they can be scored, and fit behind the questions."""
+    """Where answers will be drawn: they can be scored, if they are, and fit behind the questions."""
     for kind, options in map(curations.options, stage.steps):
         if not takes_models(kind) or "max_new_tokens" not in options:
             continue
-        check_answers(context, stage.data, samples)
+        if kind not in UNSCORED:
+            check_answers(context, stage.data, samples)
         for model in stage.models:
             origin = context.origin(model)
             rendering = rendering_of(stage, Shape.of(origin).model)
@@ -66,10 +74,10 @@ def run_curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
 
 
 def _curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
-    samples = list(context.samples(context.data(stage.data)))
+    samples = _samples(context, stage)
     models = {model: AskedModel(context, stage, model, name) for model in stage.models}
     context.journal.restart_stage()
-    counts: dict[str, int] = {}
+    counts = {"apart": len(samples)} if stage.apart_from else {}
     for place, step in enumerate(stage.steps):
         kind = curations.options(step)[0]
         with context.terminal.waiting(f"curating {name}: {kind}"):
@@ -82,4 +90,4 @@ def _curate(context: Context, name: str, stage: Curate) -> dict[str, Any]:
         )
     text = "".join(json.dumps(sample.to_json(), ensure_ascii=False) + "\n" for sample in samples)
     write_atomically(context, f"data/{name}.jsonl", text)
-    return {"samples": len(samples), **counts}
+    return {"samples": len(samples), **counts, **pair_numbers(samples)}

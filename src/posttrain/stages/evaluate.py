@@ -98,7 +98,9 @@ def _answered(
     try:
         answers = ask(context, name, stage, samples, policy, context.verify, kept.append)
         seconds = time.perf_counter() - started
-        result = summarise(answers, n=stage.n, sampling=sampling_of(stage, context.recipe.seed), name=name)
+        result = summarise(
+            answers, n=stage.n, sampling=sampling_of(stage, context.recipe.seed), name=name, passes=stage.passes
+        )
     finally:
         context.journal.restart_stage()
         context.journal.answers(name, [answer.to_json() for answer in kept])
