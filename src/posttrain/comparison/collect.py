@@ -59,6 +59,13 @@ def _values(run: Run, trained: Sequence[str]) -> dict[str, float]:
         for name, number in result.get("metrics", {}).items()
         if is_number(number) and math.isfinite(number)
     }
+    values |= {
+        f"{stage}.{name}": float(number)
+        for stage, done in run.stages.items()
+        if done.get("kind") in ("generate", "curate")
+        for name, number in done.get("summary", {}).items()
+        if is_number(number)
+    }
     spent = {stage: _spent(run, stage) for stage in trained}
     for stage, numbers in spent.items():
         values |= {f"{stage}.{name}": number for name, number in numbers.items()}

@@ -82,8 +82,8 @@ def check_claims(spec: Comparison, recipes: Mapping[str, Recipe]) -> None:
         stage, _, metric = claim.metric.partition(".")
         for name in claim.named:
             stages = (recipes[name] if name in recipes else next(iter(recipes.values()))).stages
-            known = [key for key, fields in stages.items() if fields.kind in ("train", "evaluate", "continual")]
-            if name == BASE and getattr(stages.get(stage), "kind", "train") in ("train", "continual"):
+            known = [key for key, fields in stages.items() if fields.kind != "merge"]
+            if name == BASE and getattr(stages.get(stage), "kind", "train") != "evaluate":
                 raise UserError(f"claim '{claim.text}': {claim.metric} is about training, which '{BASE}' does not do")
             if stage not in (*known, "train"):
                 raise UserError(f"claim '{claim.text}': arm '{name}' has no stage '{stage}': {nearest(stage, known)}")

@@ -21,18 +21,23 @@ curations: Registry[Callable[..., list[Sample]]] = Registry("curation")
 third parameter `models` is given the models that the stage names."""
 
 
+FINAL_ANSWER = "final_answer"
+"""Where the meta of a drawn answer keeps what the verifier read as the final answer, in one spelling."""
+
+
 @dataclass(frozen=True)
 class Drawing:
-    """How answers are drawn: `n` to each question."""
+    """How answers are drawn: `n` to each question. Where they are not `scored`, questions need no right answer."""
 
     n: int
     temperature: float
     max_new_tokens: int
+    scored: bool = True
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer that a model has drawn. `right`: by the verifier, in full; None where it could not be scored.
+    """An answer that a model has drawn. `right`: by the verifier, in full; None where there is no score.
 
     `answer`: the final answer that the verifier read, in one spelling.
     """
@@ -64,6 +69,10 @@ Models = Mapping[str, LanguageModel]
 def takes_models(kind: str) -> bool:
     """Does the curation of this name ask models?"""
     return "models" in inspect.signature(curations[kind]).parameters
+
+
+UNSCORED = frozenset({"self_consistency", "self_judge"})
+"""Curations that let models answer, and do not ask what is right."""
 
 
 def curate(spec: str | dict[str, Any], samples: list[Sample], seed: int, models: Models) -> list[Sample]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from posttrain.curation.curation import curations
+from posttrain.curation.curation import FINAL_ANSWER, curations
 from posttrain.data import Sample
 from posttrain.errors import UserError
 
@@ -63,5 +63,5 @@ def _drawn(right: list[Sample], wrong: list[Sample], count: int, rng: np.random.
 
 
 def _pair(right: Sample, wrong: Sample) -> Sample:
-    meta = {key: value for key, value in right.meta.items() if key not in ("value", "draw", "source_id")}
+    meta = {key: value for key, value in right.meta.items() if key not in ("value", "draw", "source_id", FINAL_ANSWER)}
     return replace(right, rejected=wrong.response, meta=meta)

@@ -39,6 +39,7 @@ def find_recipe(name: str) -> Path:
 def read_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     """A shipped recipe's name or a YAML path, with `key.path=value` overrides, checked.
 
+    A stage that is null is left out: one of the recipe that it extends, or by an override (`student=null`).
     Raises `UserError` that names the file, the line, the key and the nearest valid key.
     """
     path = find_recipe(name)
@@ -46,6 +47,8 @@ def read_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     content.setdefault("name", path.stem)
     content = _extended(content, path, [])
     given = override(content, overrides or [])
+    if isinstance(stages := content.get("stages"), dict):
+        content["stages"] = {stage: fields for stage, fields in stages.items() if fields is not None}
     return check_recipe(content, str(path), text, given)
 
 

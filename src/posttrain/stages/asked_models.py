@@ -55,21 +55,25 @@ class AskedModel:
 
     def draw(self, samples: list[Sample], drawing: Drawing) -> list[list[Reply]]:
         """For each sample the model's own answers to its question; see `LanguageModel`."""
-        check_answers(self.context, self.stage.data, samples)
-        asked = list({sample.id: sample for sample in samples}.values())
-        replies: dict[str, list[Reply]] = {sample.id: [] for sample in asked}
+        if drawing.scored:
+            check_answers(self.context, self.stage.data, samples)
+        asked = {sample.id: sample for sample in samples}
+        replies: dict[str, list[Reply]] = {sample: [] for sample in asked}
         answers = drawn_answers(
             self.context,
             self.stage_name,
             self.name,
             lambda: load_policy(self.context, self.name),
             self._rendering(),
-            asked,
+            list(asked.values()),
             drawing,
         )
         for answer in answers:
             right = answer.value >= 1 if answer.value is not None else None
-            replies[answer.sample_id].append(Reply(answer.text, right, answer.canonical))
+            found = answer.canonical
+            if not drawing.scored:
+                found = self.context.final_answer(asked[answer.sample_id], answer.text)
+            replies[answer.sample_id].append(Reply(answer.text, right, found))
         return [replies[sample.id] for sample in samples]
 
     def _rendering(self) -> Rendering:

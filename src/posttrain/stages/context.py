@@ -18,7 +18,7 @@ from posttrain.recipe import Continual, Data, Model, Recipe, Stage, Train, evalu
 from posttrain.registry import import_pieces
 from posttrain.rewards import Score, reward_models
 from posttrain.tasks import Interactive, Task, tasks
-from posttrain.tasks.answers import verify_exact, verify_number
+from posttrain.tasks.answers import verify_exact, verify_number, verify_thought
 from posttrain.terminal import Terminal
 from posttrain.training.journal import Journal
 from posttrain.training.ranks import Ranks
@@ -26,7 +26,7 @@ from posttrain.training.step import MICRO_BATCH_TOKENS
 
 Verify = Callable[[Sample, str], Score]
 
-WAYS: dict[str, Verify] = {"number": verify_number, "exact": verify_exact}
+WAYS: dict[str, Verify] = {"number": verify_number, "exact": verify_exact, "thought": verify_thought}
 """How answers to a file's questions are compared: `Data.verify`."""
 
 LARGE_FILE = 256 * 2**20
@@ -152,6 +152,12 @@ class Context:
         if task is not None:
             return task.verify(sample, answer)
         return WAYS.get(str(sample.meta.get("verify")), verify_number)(sample, answer)
+
+    def final_answer(self, sample: Sample, answer: str) -> str | None:
+        """What the verifier reads as the final answer, in one spelling, whether or not there is a right one."""
+        info = self.verify(sample, answer).info
+        found = info.get("canonical", info.get("extracted"))
+        return None if found is None else str(found)
 
     def has_verifier(self, sample: Sample) -> bool:
         """Can an answer to this be scored: has it a right answer, or does its task do without?"""

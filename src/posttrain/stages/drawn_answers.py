@@ -7,7 +7,7 @@ from posttrain.curation import Drawing
 from posttrain.data import Sample
 from posttrain.data.rendering import Rendering
 from posttrain.errors import UserError
-from posttrain.evaluation import Answer, check_errors
+from posttrain.evaluation import Answer, Verify, check_errors
 from posttrain.policy import Policy
 from posttrain.recipe import Decoding
 from posttrain.stages.asking import can_be_scored, counting, draw
@@ -28,13 +28,15 @@ def drawn_answers(
     samples: list[Sample],
     drawing: Drawing,
 ) -> list[Answer]:
-    """`drawing.n` scored answers to each sample, in order; all go to `samples/<stage>.jsonl`.
+    """`drawing.n` answers to each sample, in order; all go to `samples/<stage>.jsonl`.
 
     `load` gives the policy of the recipe's `model`, where a part is not there yet. Raises `UserError` where too many
     answers cannot be scored.
     """
     decoding = Decoding(n=drawing.n, temperature=drawing.temperature, max_new_tokens=drawing.max_new_tokens)
-    asked = digest([context.model_fingerprint(model), context.recipe.seed, decoding.model_dump(), str(rendering)])
+    asked = digest(
+        [context.model_fingerprint(model), context.recipe.seed, decoding.model_dump(), drawing.scored, str(rendering)]
+    )
     policy: Policy | None = None
     answers: list[Answer] = []
     with context.terminal.bar(f"asking {model}", len(samples) * drawing.n * drawing.max_new_tokens, "tokens") as bar:
@@ -43,11 +45,13 @@ def drawn_answers(
             name = f"checkpoints/{stage}/{digest([asked, first, [sample.id for sample in part]])}.jsonl"
             if not (context.folder / name).is_file():
                 policy = policy or load()
-                _draw_part(context, name, policy, part, decoding, rendering, first, bar)
+                verify = context.verify if drawing.scored else None
+                _draw_part(context, name, policy, part, decoding, rendering, verify, first, bar)
             with (context.folder / name).open(encoding="utf-8") as lines:
                 answers += [Answer.from_json(json.loads(line)) for line in lines]
     context.journal.answers(stage, [answer.to_json() for answer in answers])
-    check_errors(answers, stage)
+    if drawing.scored:
+        check_errors(answers, stage)
     return answers
 
 
@@ -64,6 +68,7 @@ def _draw_part(
     samples: list[Sample],
     decoding: Decoding,
     rendering: Rendering,
+    verify: Verify | None,
     first: int,
     bar: Bar,
 ) -> None:
@@ -73,7 +78,7 @@ def _draw_part(
         samples,
         decoding,
         rendering,
-        context.verify,
+        verify,
         lambda answer: None,
         first=first,
         progress=counting(context, bar),

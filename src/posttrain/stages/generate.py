@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from posttrain.curation import FINAL_ANSWER
 from posttrain.data import Sample, assistant
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer, Verify, check_errors
@@ -62,12 +63,14 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
         raise UserError(
             f"stage '{name}' kept none of {len(answers)} answers (keep: {stage.keep}); draw more (n), or keep 'all'"
         )
-    rows = [_labelled(samples[answer.sample_id], answer, name).to_json() for answer in kept.values()]
+    rows = [_labelled(context, samples[answer.sample_id], answer, name).to_json() for answer in kept.values()]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomically(context, f"data/{name}.jsonl", text)
     right = sum(answer.value == 1 for answer in answers)
     covered = len({answer.sample_id for answer in kept.values()})
-    return {"answers": len(answers), "right": right, "kept": len(kept), "problems": len(samples), "covered": covered}
+    unfinished = sum(answer.finish_reason != "stop" for answer in answers)
+    counts = {"answers": len(answers), "unfinished": unfinished, "right": right, "kept": len(kept)}
+    return counts | {"problems": len(samples), "covered": covered}
 
 
 def _is_kept(answer: Answer, keep: str) -> bool:
@@ -77,6 +80,7 @@ def _is_kept(answer: Answer, keep: str) -> bool:
     return keep == "all" or (answer.value is not None and (answer.value >= 1) == (keep == "right"))
 
 
-def _labelled(sample: Sample, answer: Answer, stage: str) -> Sample:
-    meta = {**sample.meta, "stage": stage, "value": answer.value, "draw": answer.draw, "source_id": sample.id}
-    return replace(sample, response=(assistant(answer.text),), meta=meta)
+def _labelled(context: Context, sample: Sample, answer: Answer, stage: str) -> Sample:
+    found = answer.canonical if answer.value is not None else context.final_answer(sample, answer.text)
+    about = {"value": answer.value, FINAL_ANSWER: found, "draw": answer.draw, "source_id": sample.id}
+    return replace(sample, response=(assistant(answer.text),), meta={**sample.meta, "stage": stage, **about})
