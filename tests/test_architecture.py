@@ -12,7 +12,7 @@ LEVELS = [
     {"errors", "terminal"},
     {"registry", "catalogue"},
     {"data"},
-    {"schedules"},
+    {"schedules", "attention"},
     {"rewards", "generation", "policy", "objectives", "advantages", "recipe"},
     {"tasks", "adaptation", "curation"},
     {"sources", "evaluation"},

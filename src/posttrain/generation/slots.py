@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
+from posttrain.attention import PlacelessLayer, additive_masks, unknown_layers
 from posttrain.errors import UserError
 
 _BLOCK = 16
@@ -76,9 +77,7 @@ class SlotCache(Cache):  # type: ignore[misc]
             self.layers[index].copy_rows(layer, source_rows, rows, length)
 
 
-class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
-    is_sliding = False
-
+class _SlotLayer(PlacelessLayer):
     def __init__(self, plan: _Plan) -> None:
         super().__init__()
         self.plan = plan
@@ -119,47 +118,24 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
             self.keys[:, :, : keys.shape[2]] = keys
             self.values[:, :, : values.shape[2]] = values
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
-
 
 class StepMasks:
     """Attention masks of one decoding step, in the shape that the model's own forward expects."""
 
     def __init__(self, config: Any, dtype: torch.dtype) -> None:
         """Raises `UserError` for models whose layers keep something else than keys and values of past tokens."""
-        layer_types = getattr(config, "layer_types", None)
-        self._by_type = layer_types is not None
-        default = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-        self._types = sorted(set(layer_types or [default]))
-        strange = [kind for kind in self._types if kind not in ("full_attention", "sliding_attention")]
-        if strange or getattr(config, "attention_chunk_size", None):
+        if strange := unknown_layers(config):
             raise UserError(
                 f"the in-process engine cannot run '{config.model_type}' models: their layers are of type "
-                f"{', '.join(strange) or 'chunked_attention'}, and it knows full_attention and sliding_attention; "
+                f"{', '.join(strange)}, and it knows full_attention and sliding_attention; "
                 "serve the model and use the server engine"
             )
-        self._window: int = getattr(config, "sliding_window", None) or 0
-        self._dtype = dtype
+        self._config, self._dtype = config, dtype
 
     def __call__(self, positions: Tensor, columns: int) -> Tensor | dict[str, Tensor]:
         """Additive masks `[R, 1, 1, columns]`: row r sees the columns up to `positions[r]`, or its window of them."""
         column = torch.arange(columns, device=positions.device)
-        position = positions[:, None]
-        masks: dict[str, Tensor] = {}
-        for kind in self._types:
-            hidden = column > position
-            if kind == "sliding_attention":
-                hidden |= column <= position - self._window
-            mask = torch.zeros(hidden.shape, dtype=self._dtype, device=positions.device)
-            masks[kind] = mask.masked_fill_(hidden, torch.finfo(self._dtype).min)[:, None, None]
-        return masks if self._by_type else masks[self._types[0]]
+        return additive_masks(self._config, column, positions[:, None, None, None], self._dtype)
 
 
 def _rounded(length: int) -> int:

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
+from posttrain.attention import PlacelessLayer, additive_masks, unknown_layers
 from posttrain.data.batch import Rows
 from posttrain.data.prefixes import Continued, Prefixes
 from posttrain.policy.loading import bare_model, evaluating, probe_tokens
@@ -60,11 +61,8 @@ def reads_prefixes(model: Any) -> bool:
     layers that look at something else than past tokens or a window of them.
     """
     body = bare_model(model).base_model
-    kinds = set(getattr(body.config, "layer_types", None) or [])
     checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in body.modules())
-    if checkpointed or getattr(body, "_compiled_call_impl", None) is not None:
-        return False
-    if kinds - {"full_attention", "sliding_attention"} or getattr(body.config, "attention_chunk_size", None):
+    if checkpointed or getattr(body, "_compiled_call_impl", None) is not None or unknown_layers(body.config):
         return False
     tokens = probe_tokens(model)
     length = torch.tensor([3], device=tokens.device)
@@ -91,9 +89,7 @@ class _Cache(Cache):  # type: ignore[misc]
             self.layers = [_Layer(*pair) for pair in zip(before[::2], before[1::2], strict=True)]
 
 
-class _Layer(CacheLayerMixin):  # type: ignore[misc]
-    is_sliding = False
-
+class _Layer(PlacelessLayer):
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
         super().__init__()
         self.keys, self.values = keys, values
@@ -107,15 +103,6 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
             return key_states, value_states
         return torch.cat([self.keys, key_states], 2), torch.cat([self.values, value_states], 2)
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
-
 
 def _masks(config: Any, length: Tensor, width: int, rest: int, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
     """Additive masks `[R, 1, L, P + L]`: each row sees its own part of the prefix and its own past, or a window."""
@@ -123,14 +110,4 @@ def _masks(config: Any, length: Tensor, width: int, rest: int, dtype: torch.dtyp
     before = torch.arange(width, device=length.device).expand(len(length), width)
     behind_all = torch.iinfo(length.dtype).max  # columns of longer prefixes and of padding
     column = torch.cat([before.masked_fill(before >= length[:, None], behind_all), own], 1)[:, None, None]
-    query = own[:, None, :, None]
-    layer_types = getattr(config, "layer_types", None)
-    default = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-    masks: dict[str, Tensor] = {}
-    for kind in set(layer_types or [default]):
-        hidden = column > query
-        if kind == "sliding_attention":
-            hidden |= column <= query - config.sliding_window
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=length.device)
-        masks[kind] = mask.masked_fill_(hidden, torch.finfo(dtype).min)
-    return masks if layer_types is not None else masks[default]
+    return additive_masks(config, column, own[:, None, :, None], dtype)
