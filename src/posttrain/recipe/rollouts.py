@@ -44,7 +44,18 @@ class RolloutSource(Drawn):
         "task", description="a reward, or parts to add up; each takes weight, gate, since and until"
     )
     begin: Piece | None = Field(
-        None, description="with how much of its demonstration an answer begins: 'prefix', 'hint', {name: share, ...}"
+        None,
+        description="with how much of its demonstration an answer begins: 'prefix', 'hint', 'branch', 'demonstration', "
+        "'steps', {name: share, ...}",
+    )
+    demonstrate: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="a question with at most this share of right answers is learned from its demonstration instead",
+    )
+    collect: PositiveInt | None = Field(
+        None, description="once so many such demonstrations are collected they make a step of their own; null: at once"
     )
     advantage: Piece = Field("group", description="how rewards become advantages")
     mini_batches: PositiveInt = Field(1, description="optimiser steps that a round is cut into")
@@ -76,6 +87,8 @@ class RolloutSource(Drawn):
     def _parts_fit(self) -> "RolloutSource":
         if self.learned is not None and self.learned > self.n:
             raise ValueError(f"learned {self.learned} is more than the {self.n} answers (n) to a question")
+        if self.demonstrate is None:
+            refuse_unread(self, ("collect",), "without demonstrate")
         if self.kl_in_reward == 0:
             refuse_unread(self, ("kl_target",), "without kl_in_reward")
         if self.kl_target is None:

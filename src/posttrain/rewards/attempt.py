@@ -34,7 +34,8 @@ class Attempt:
     `text`: what was drawn, decoded. `tokens[R]`, with `logprobs[R]` as the policy drew them; `finish_reason`: how it
     ended. `prompt`: the tokens that were asked with. `drawn[R]` bool: which tokens the policy wrote; None: all of
     them (in a conversation with an environment the others are its replies, whose log-probs are 0). `temperature`: that
-    it was drawn at. The first `begun` tokens were given to begin with, as tokens of the origin `begun_as`.
+    it was drawn at. The first `begun` tokens were given to begin with, as tokens of the origin `begun_as`; `opening` is
+    their text, which `text` begins with.
     """
 
     sample: Sample
@@ -48,6 +49,7 @@ class Attempt:
     temperature: float = 1.0
     begun: int = 0
     begun_as: Origin = Origin.HINT
+    opening: str = ""
 
     @cached_property
     def verdict(self) -> Score:

@@ -22,6 +22,10 @@ Every rank calls it at least once a round, also without a prompt."""
 Given = list[list[int]]
 """For each question how many tokens of its demonstration each answer begins with."""
 
+_NONE = np.zeros(0, np.float32)
+_NOTHING = Completion(0, 0, _NONE.astype(np.int32), _NONE, _NONE, "stop", "")
+"""What is drawn behind a whole demonstration."""
+
 
 @dataclass(frozen=True)
 class Answering:
@@ -50,25 +54,25 @@ class Answering:
             self._tell(drawn, part == rounds - 1, step)
             for group, more in zip(groups, drawn, strict=True):
                 group += more
+        apart = self.beginning is not None and self.beginning.apart
         groups = [
-            [replace(rollout, draw=draw, place=place) for draw, rollout in enumerate(group)]
+            [replace(r, draw=draw, place=place, branch=r.attempt.begun * apart) for draw, r in enumerate(group)]
             for group, place in zip(groups, places, strict=True)
         ]
         return self._beside_greedy(groups, asked, places, step) if self.settings.greedy else groups
 
     def _given(self, asked: List[Question], places: List[int], part: int, draws: int, step: Step) -> Given:
-        if self.beginning is None:
+        beginning = self.beginning
+        if beginning is None:
             return [[0] * draws for _ in asked]
-        return [
-            self.beginning.lengths(
-                question.sample.id,
-                len(question.demonstration),
-                draws,
-                step,
-                np.random.default_rng([step.seed, stream_key(question.sample, place), part]),
-            )
-            for question, place in zip(asked, places, strict=True)
-        ]
+        given = []
+        for question, place in zip(asked, places, strict=True):
+            tokens = range(len(question.demonstration) + 1)
+            cuts = tokens if beginning.unit == "token" else (0, *question.steps)
+            rng = np.random.default_rng([step.seed, stream_key(question.sample, place), part])
+            counts = beginning.lengths(question.sample.id, len(cuts) - 1, draws, step, rng)
+            given.append([cuts[count] for count in counts])
+        return given
 
     def _tell(self, groups: List[Group], last: bool, step: Step) -> None:
         """Let the beginning hear, on every rank, what came of all ranks' answers."""
@@ -108,12 +112,19 @@ class Answering:
     def _drawn(
         self, asked: List[Question], places: List[int], given: Given, sampling: Sampling, step: Step, part: int
     ) -> list[list[tuple[int, Completion]]]:
-        """(given tokens, completion) of each question. As many draws behind as many prompts are one call."""
+        """(given tokens, completion) of each question. As many draws behind as many prompts are one call.
+
+        Behind the whole of a demonstration nothing is drawn.
+        """
         wanted: dict[int, list[tuple[int, int]]] = {}
-        for index, counts in enumerate(given):
-            for count in sorted(set(counts)):
-                wanted.setdefault(counts.count(count), []).append((index, count))
         found: list[list[tuple[int, Completion]]] = [[] for _ in asked]
+        for index, counts in enumerate(given):
+            size = len(asked[index].demonstration)
+            for count in sorted(set(counts)):
+                if count and count == size:
+                    found[index] += [(count, _NOTHING)] * counts.count(count)
+                else:
+                    wanted.setdefault(counts.count(count), []).append((index, count))
         for draws, begun in sorted((wanted or {1: []}).items(), reverse=True):
             prompts = [
                 Prompt(
@@ -125,16 +136,16 @@ class Answering:
             completions = self.generate([asked[index].sample for index, _ in begun], prompts, draws, sampling, step)
             for row, (index, count) in enumerate(begun):
                 found[index] += [(count, completion) for completion in completions[row * draws : (row + 1) * draws]]
-        return found
+        return [sorted(answers, key=lambda answer: answer[0]) for answers in found]
 
     def _attempt(self, question: Question, completion: Completion, sampling: Sampling, count: int) -> Attempt:
-        before, own, text = question.demonstration[:count], completion.drawn, completion.text
+        before, own, opening = question.demonstration[:count], completion.drawn, ""
         if count:
             own = np.arange(count + len(completion.tokens)) >= count
-            text = self.text(before) + text
+            opening = self.text(_without_end(before, sampling))
         return Attempt(
             sample=question.sample,
-            text=text,
+            text=opening + completion.text,
             tokens=np.concatenate([before, completion.tokens]).astype(np.int32),
             logprobs=np.concatenate([np.zeros(count), completion.sampling_logprobs]).astype(np.float32),
             finish_reason=completion.finish_reason,
@@ -144,6 +155,7 @@ class Answering:
             temperature=sampling.temperature or 1.0,
             begun=count,
             begun_as=Origin.HINT if self.beginning is None else self.beginning.origin,
+            opening=opening,
         )
 
     def _beside_greedy(self, groups: list[Group], asked: List[Question], places: List[int], step: Step) -> list[Group]:
@@ -157,6 +169,12 @@ def stream_key(sample: Sample, *place: int) -> int:
     """Names the random stream of the question at a place of the run: the same on any rank, another at each visit."""
     name = "/".join(map(str, (sample.prompt_id, *place)))
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) >> 1
+
+
+def _without_end(tokens: npt.NDArray[np.int32], sampling: Sampling) -> npt.NDArray[np.int32]:
+    """As the text of a drawn answer: without what ends a turn."""
+    ends = np.isin(tokens, sampling.stop_tokens)
+    return tokens[: len(tokens) - int(ends[::-1].cumprod().sum())]
 
 
 def _beside(group: Group, greedy: Score) -> Group:

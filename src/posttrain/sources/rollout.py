@@ -19,12 +19,15 @@ Choice = Literal["all", "right", "best", "pairs"]
 
 @dataclass(frozen=True)
 class Question:
-    """A sample, the tokens that ask for its answer, and those of its demonstrated answer, where answers begin with
-    part of it."""
+    """A sample, the tokens that ask for its answer, and those of its demonstrated answer, where that is learned from.
+
+    `steps`: how many of these its first step has, its first two ..., for beginnings that count in steps.
+    """
 
     sample: Sample
     tokens: npt.NDArray[np.int32]
     demonstration: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Rollout:
 
     `draw`: its number among the answers to its question, which was asked at `place` of the run. `baseline`: the reward
     of the greedy answer, where one was drawn. `side`: 1 the chosen, 0 the rejected one of a pair. `advantage`: the mean
-    of its tokens'. `size`: tokens of the demonstration that it may have begun with.
+    of its tokens'. `size`: tokens of the demonstration that it may have begun with. `branch`: it is compared with the
+    answers to its question that have the same.
     """
 
     attempt: Attempt
@@ -44,6 +48,7 @@ class Rollout:
     side: float | None = None
     advantage: float = 0.0
     size: int = 0
+    branch: int = 0
 
 
 Group = list[Rollout]
@@ -63,6 +68,8 @@ class RolloutSettings:
     - `refills`: how often questions whose answers are all worth the same are replaced by others (DAPO's dynamic
       sampling); 0 keeps them, with advantage 0. `replay`: so many groups of earlier rounds are kept, and take the place
       of those that are worth the same after that.
+    - `demonstrate`: a question with at most this share of right answers is learned from its demonstration: in the
+      place of its answers, or with `collect`, beside them, once so many are collected, in a step of their own.
     - `truncated`: answers that ran out of tokens are learned from (`keep`) or not (`mask`: their rewards still count).
     - `kl_in_reward` β: each token's reward is -β (log π_old - log π_0); with `kl_target` β is moved as
       `weighing.KLWeight` says. `values`: a critic's are asked for. `greedy`: a greedy answer to each question, too.
@@ -84,6 +91,8 @@ class RolloutSettings:
     lag: int = 0
     refills: int = 0
     replay: int = 0
+    demonstrate: float | None = None
+    collect: int | None = None
     truncated: Literal["keep", "mask"] = "keep"
     kl_in_reward: float = 0.0
     kl_target: float | None = None
@@ -140,10 +149,15 @@ def as_sequence(rollout: Rollout, settings: RolloutSettings) -> Sequence:
     return replace(
         whole,
         target=whole.target & (not masked),
-        group=f"{attempt.sample.prompt_id}/{rollout.place}",
+        group=group_name(attempt.sample, rollout.place, rollout.branch),
         columns={"sampled_logprob": logprobs},
         scalars=scalars,
     )
+
+
+def group_name(sample: Sample, place: int, branch: int = 0) -> str:
+    """What the answers are called that are compared with one another."""
+    return "/".join(map(str, (sample.prompt_id, place, *([branch] if branch else []))))
 
 
 def written(sequence: Sequence) -> npt.NDArray[np.bool_]:

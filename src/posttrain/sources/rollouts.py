@@ -13,6 +13,7 @@ from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.schedules import value_at
 from posttrain.sources.answering import Answering
+from posttrain.sources.demonstrating import as_demonstration, too_hard
 from posttrain.sources.order import Order
 from posttrain.sources.rollout import (
     Group,
@@ -59,11 +60,12 @@ class Rollouts:
         self._moments = RunningMoments()
         self._rounds: list[list[list[Sequence]]] = []
         self._kept: list[list[Sequence]] = []
+        self._waiting: list[Sequence] = []
 
     def next(self, step: Step) -> list[Sequence]:
         """This rank's share of a step: of the oldest round, where enough younger ones wait behind it."""
         while len(self._rounds) <= self.settings.lag:
-            self._rounds.append(self._parts(self._round(step), step))
+            self._rounds.append(self._collected(step) or self._parts(self._round(step), step))
         part = self._rounds[0].pop(0)
         if not self._rounds[0]:
             self._rounds.pop(0)
@@ -84,6 +86,7 @@ class Rollouts:
             "temperature": self.temperature.state() if isinstance(self.temperature, EntropyTemperature) else {},
             "rounds": [[_packed(part) for part in parts] for parts in self._rounds],
             "kept": [_packed(group) for group in self._kept],
+            "waiting": _packed(self._waiting),
         }
 
     def restore(self, states: list[dict[str, Any]]) -> None:
@@ -103,6 +106,7 @@ class Rollouts:
         ]
         kept = [row for state in shares for group in state["kept"] for row in group]
         self._kept = by_group(self._dealt(kept, same))
+        self._waiting = self._dealt([row for state in shares for row in state["waiting"]], same)
 
     def _dealt(self, rows: list[dict[str, Any]], same: bool) -> list[Sequence]:
         groups = by_group([unpacked(row) for row in rows])
@@ -112,8 +116,9 @@ class Rollouts:
     def _round(self, step: Step) -> list[Sequence]:
         """This rank's sequences of a new round, of which some rank has a target; else the next questions are asked."""
         while True:
+            waiting = len(self._waiting)
             sequences = self._answered(step)
-            taught = self._teaches(sequences, step)
+            taught = self._teaches(sequences, step) or any(step.gather(len(self._waiting) > waiting))
             self._barren = 0 if taught else self._barren + 1
             if self._barren >= self.settings.patience:
                 raise UserError(self._why_barren(step))
@@ -123,28 +128,33 @@ class Rollouts:
     def _teaches(self, sequences: list[Sequence], step: Step) -> bool:
         """Is there anything on any rank that moves the policy?"""
         if self.settings.compared:
-            return any(step.gather(any(s.columns["advantage"][s.target].any() for s in sequences)))
+            return any(step.gather(any(s.columns.get("advantage", s.target)[s.target].any() for s in sequences)))
         return any(step.gather(any(sequence.targets for sequence in sequences)))
 
     def _answered(self, step: Step) -> list[Sequence]:
         """This rank's sequences of the next questions' answers, with their advantages."""
         live: list[Group] = []
         dead: list[Group] = []
+        shown: list[Sequence] = []
         seen: list[Rollout] = []
         temperature = self._temperature(step)
         for _ in range(1 + self.settings.refills):
-            lacking = self.settings.prompts - sum(step.gather(len(live)))
+            lacking = self.settings.prompts - sum(step.gather(len(live) + len(shown)))
             if lacking <= 0:
                 break
             groups = self._ask(lacking, step, temperature)
             seen += [rollout for group in groups for rollout in group]
             for group in groups:
                 usable = [r for r in group[: self.settings.learned] if r.score.error is None]
+                if self._demonstrated(usable, self._waiting if self.settings.collect else shown, step):
+                    continue
                 (dead if self.settings.refills and is_dead(usable) else live).append(usable)
         self._check_errors(seen, step)
         _report(step, seen, [*live, *dead])
         self._watch_entropy(step)
-        if not sum(step.gather(len(live))):  # nothing to tell apart: a step that teaches nothing, and says so
+        if not sum(
+            step.gather(len(live) + len(shown))
+        ):  # nothing to tell apart: a step that teaches nothing, and says so
             live = dead
         rollouts = [rollout for group in live for rollout in chosen(group, self.settings.choose)]
         sequences = weighed(rollouts, step, self.settings, self.advantage, self._kl_weight, self._moments)
@@ -152,7 +162,26 @@ class Rollouts:
         for value in worth.values():
             add(step, "advantage_size", abs(value), 1)
         self.record([replace(rollout, advantage=worth.get(id(rollout.attempt), 0.0)) for rollout in seen], step.index)
-        return self._replayed(sequences) if self.settings.replay else sequences
+        return [*(self._replayed(sequences) if self.settings.replay else sequences), *shown]
+
+    def _demonstrated(self, group: Group, shown: list[Sequence], step: Step) -> bool:
+        """Is a question too hard, so that its demonstration is `shown`, and takes the place of its answers?"""
+        if self.settings.demonstrate is None:
+            return False
+        place = group[0].place if group else 0
+        question = self.questions[self._order[place]]
+        taken = too_hard(group, self.settings.demonstrate) and len(question.demonstration) > 0
+        add(step, "demonstrated", float(taken), 1)
+        if taken:
+            shown.append(as_demonstration(question, place))
+        return taken and not self.settings.collect
+
+    def _collected(self, step: Step) -> list[list[Sequence]]:
+        """The one part of a round of all demonstrations that wait, where they are enough."""
+        if not self.settings.collect or sum(step.gather(len(self._waiting))) < self.settings.collect:
+            return []
+        found, self._waiting = self._waiting, []
+        return [found]
 
     def _temperature(self, step: Step) -> float:
         """That of a round's answers; logged where it may move."""
@@ -250,15 +279,16 @@ def _report(step: Step, seen: list[Rollout], groups: list[Group]) -> None:
     for rollout in seen:
         attempt, score = rollout.attempt, rollout.score
         add(step, "errors", float(score.error is not None), 1)
-        add(step, "length", attempt.length, 1)
-        add(step, "truncated", float(attempt.finish_reason == "length"), 1)
+        drawn = int(attempt.length > 0)  # a whole demonstration is not
+        add(step, "length", attempt.length, drawn)
+        add(step, "truncated", float(attempt.finish_reason == "length"), drawn)
         add(step, "sampled_entropy", -float(attempt.logprobs.sum()), attempt.length)
         if score.error is None:
             add(step, "reward", score.value, 1)
             if rollout.size:
                 add(step, "reward/begun" if attempt.begun else "reward/unbegun", score.value, 1)
                 add(step, "begun", attempt.begun / rollout.size, 1)
-            add(step, "length/rewarded" if score.value > 0 else "length/unrewarded", attempt.length, 1)
+            add(step, "length/rewarded" if score.value > 0 else "length/unrewarded", attempt.length, drawn)
             for name, value in score.parts.items():
                 add(step, f"reward/{name}", value, 1)
     for group in groups:

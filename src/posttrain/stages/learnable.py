@@ -28,6 +28,8 @@ def check_rollouts(
     if beginning is not None:
         check_rounds(beginning, rules.n)
         _check_hints(beginning, objective)
+    if rules.demonstrate is not None:
+        _check_demonstrated(objective)
     for model in reward_models(rules.reward):
         check_one_vocabulary(context, stage.init_from, model)
     for model in reward_models(rules.reward, judges=True):
@@ -66,6 +68,17 @@ def _check_kl(stage: Train, rules: RolloutSource, objective: Objective) -> None:
         )
     if rules.kl_in_reward and stage.reference is None and not objective.needs_reference:
         raise UserError("kl_in_reward needs a reference: name the model in 'reference' ('base', an earlier stage ...)")
+
+
+def _check_demonstrated(objective: Objective) -> None:
+    if all(term.origins is not None for term in objective.terms) and any(
+        Origin.DEMONSTRATION in (term.origins or ()) for term in objective.terms
+    ):
+        return
+    raise UserError(
+        "'demonstrate' puts demonstrations in the place of answers: give every term 'origins', [rollout] or "
+        "[demonstration], and add one that counts demonstrations, for example {name: nll, origins: [demonstration]}"
+    )
 
 
 def _check_hints(beginning: Beginning, objective: Objective) -> None:

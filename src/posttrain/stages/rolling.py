@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.advantages import NEED_BASELINE, NEED_VALUES, build_advantage
-from posttrain.data import Origin, Sequence
+from posttrain.data import Origin, Sample, Sequence
 from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.data.step import Step
 from posttrain.errors import UserError
@@ -22,7 +22,7 @@ from posttrain.recipe.strict import name_of
 from posttrain.rewards import Ask, build_reward, reward_models, reward_names
 from posttrain.sources import Source
 from posttrain.sources.answering import Answering
-from posttrain.sources.beginnings import build_beginning
+from posttrain.sources.beginnings import build_beginning, step_ends
 from posttrain.sources.rollout import Question, Rollout, RolloutSettings
 from posttrain.sources.rollouts import Rollouts
 from posttrain.sources.temperature import build_temperature
@@ -59,7 +59,7 @@ class RolloutSupply:
         self._check_answers()
         self.prompts = prompts_of(self.samples, tokenizer, rendering, rules.max_new_tokens)
         self.demonstrations: dict[str, npt.NDArray[np.int32]] = {}
-        if self.beginning is not None:
+        if self.beginning is not None or rules.demonstrate is not None:
             self.demonstrations = demonstrations_of(
                 self.samples, self.prompts, tokenizer, rendering, rules.max_new_tokens
             )
@@ -95,7 +95,7 @@ class RolloutSupply:
             "answers": rounds * rules.prompts * rules.n,
             "longest_prompt": max(len(tokens) for tokens in self.prompts.values()),
         }
-        if self.beginning is not None:
+        if self.demonstrations:
             found["demonstrations"] = sum(len(tokens) > 1 for tokens in self.demonstrations.values())
         return found, self.drawing.check(self.stage, int(found["longest_prompt"]))
 
@@ -126,9 +126,8 @@ class RolloutSupply:
             self.beginning,
             lambda tokens: str(policy.tokenizer.decode(tokens.tolist())),
         )
-        nothing = np.zeros(0, np.int32)
         return Rollouts(
-            [Question(s, self.prompts[s.id], self.demonstrations.get(s.id, nothing)) for s in self.samples],
+            [self._question(sample, policy.tokenizer) for sample in self.samples],
             self.settings,
             answering,
             advantage=self.advantage,
@@ -138,6 +137,13 @@ class RolloutSupply:
             rank=context.ranks.rank,
             ranks=context.ranks.count,
         )
+
+    def _question(self, sample: Sample, tokenizer: Any) -> Question:
+        demonstration = self.demonstrations.get(sample.id, np.zeros(0, np.int32))
+        steps: tuple[int, ...] = ()
+        if self.beginning is not None and self.beginning.unit == "step":
+            steps = tuple(step_ends(demonstration.tolist(), lambda tokens: str(tokenizer.decode(tokens))))
+        return Question(sample, self.prompts[sample.id], demonstration, steps)
 
     def probe(self, count: int) -> list[Sequence]:
         """The first questions, read as if they were answers."""
@@ -157,13 +163,13 @@ class RolloutSupply:
         if self.rules.turns > 1:
             for sample in self.samples:
                 self.context.interactive(sample)
-        if "task" not in reward_names(self.rules.reward):
+        if "task" not in reward_names(self.rules.reward) and self.rules.demonstrate is None:
             return
         missing = [sample for sample in self.samples if not self.context.has_verifier(sample)]
         if missing:
             raise UserError(
                 f"data '{self.stage.data}': {len(missing)} of {len(self.samples)} samples have no 'answer', which "
-                "reward 'task' compares with; add a column 'answer', or choose another reward"
+                "reward 'task' and 'demonstrate' compare with; add a column 'answer', or choose another reward"
             )
 
 
