@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.comparison.claim_figure import WIDTH, claim_figure
-from posttrain.comparison.figures import Point, Whisker, frontier, pareto, shortened, span, whisker
+from posttrain.comparison.figures import Point, Whisker, frontier, plane, shortened, span, whisker
 from posttrain.comparison.measures import measure
 from posttrain.comparison.panels import charts
 from posttrain.comparison.result import ComparisonResult, from_json
@@ -69,10 +69,10 @@ def test_only_sure_dots_are_filled_and_each_row_is_read_out() -> None:
 
 
 @pytest.mark.parametrize("arms", [1, 2, 8, 12])
-def test_names_in_a_pareto_plot_stay_inside_it_and_apart(arms: int) -> None:
+def test_names_in_a_plane_plot_stay_inside_it_and_apart(arms: int) -> None:
     rng = np.random.default_rng(arms)
     points = [point(f"arm-number-{index}", 40 + 20 * rng.random(), rng.random()) for index in range(arms)]
-    plot = pareto(points, measure("train", "seconds"), measure("test", "accuracy"), start=0.1)
+    plot = plane(points, measure("train", "seconds"), measure("test", "accuracy"), start=0.1)
     found = re.findall(r'<text class="name s\d" x="([\d.]+)" y="([\d.]+)">([^<]*)', plot)
     assert len(found) == arms
     places = [(float(x), float(y), float(x) + 6 * len(text)) for x, y, text in found]
@@ -85,12 +85,12 @@ def test_names_in_a_pareto_plot_stay_inside_it_and_apart(arms: int) -> None:
 def test_one_arm_or_equal_arms_can_be_drawn() -> None:
     seconds, accuracy = measure("train", "seconds"), measure("test", "accuracy")
     for points in ([point("a", 0, 0)], [point("a", 50, 0.5), point("b", 50, 0.5)]):
-        assert "nan" not in pareto(points, seconds, accuracy)
+        assert "nan" not in plane(points, seconds, accuracy)
 
 
 @pytest.mark.parametrize(("longest", "unit"), [(64, " s<"), (640, " min<"), (64_000, " h<")])
 def test_costs_are_in_a_unit_that_suits_them(longest: float, unit: str) -> None:
-    plot = pareto(
+    plot = plane(
         [point("a", longest / 4, 0.5), point("b", longest, 0.6)], measure("train", "seconds"), measure("t", "kl")
     )
     assert unit in plot
@@ -160,3 +160,16 @@ def test_a_claim_without_numbers_still_has_its_verdict(example: ComparisonResult
     assert "&lt;b&gt; &amp; more: inconclusive" in figure
     ElementTree.fromstring(figure)
     ElementTree.fromstring(claim_figure(replace(example, claims=[])))
+
+
+def test_what_is_no_cost_has_no_frontier_and_shares_are_in_per_cent() -> None:
+    points = [
+        Point("rl", 1, 0.0, 0.4, 0.3, 0.5),
+        Point("both", 2, 0.5, 0.6, 0.5, 0.7),
+        Point("sft", 3, 1.0, 0.5, 0.4, 0.6),
+    ]
+    plot = plane(points, measure("train", "imitated"), measure("test", "accuracy"))
+    assert "frontier" not in plot
+    assert plot.count('class="spot') == plot.count(' on"') == 3
+    assert "100\u202f%" in plot
+    assert "frontier" in plane(points, measure("train", "seconds"), measure("test", "accuracy"))

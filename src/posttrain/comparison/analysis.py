@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from posttrain.comparison.measures import CONTINUAL, COSTS, SHOWN, measure
+from posttrain.comparison.measures import CONTINUAL, COSTS, IMITATED, SHOWN, measure
 from posttrain.comparison.result import ArmResult, ArmRun, Contrast, Estimate, Family, Measure
 from posttrain.evaluation import hierarchical_gap_recovered
 from posttrain.evaluation.statistics import (
@@ -36,8 +36,13 @@ def measures_of(arms: Sequence[ArmResult], wanted: Iterable[str] = ()) -> list[M
     drawn = sorted({name.partition(".")[2] for name in found if "pass@" in name and not name.endswith("pass@1")})
     names = [f"{stage}.{metric}" for stage in evaluated for metric in (SHOWN[0], *drawn, *SHOWN[1:], *CONTINUAL)]
     names += [f"{stage}.{metric}" for stage in trained for metric in COSTS]
+    names += [name for stage in trained if len(_seen(arms, name := f"{stage}.{IMITATED}")) > 1]
     kept = dict.fromkeys(name for name in (*names, *wanted) if name in found)
     return [measure(*name.split(".", 1)) for name in kept]
+
+
+def _seen(arms: Sequence[ArmResult], name: str) -> set[float]:
+    return {run.values[name] for arm in arms for run in arm.runs if name in run.values}
 
 
 def estimates(arms: Sequence[ArmResult], measures: Sequence[Measure]) -> list[Estimate]:

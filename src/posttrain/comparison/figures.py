@@ -91,18 +91,23 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return found
 
 
-def pareto(points: Sequence[Point], cost: Measure, quality: Measure, start: float | None = None) -> Markup:
-    """Quality against cost of one arm or more; those that no other beats in both are filled and joined by steps.
+def plane(points: Sequence[Point], across: Measure, quality: Measure, start: float | None = None) -> Markup:
+    """Quality against another measure, of one arm or more. Where that is a cost (less is better), those that no other
+    beats in both are filled and joined by steps; else all are filled.
 
     `start`: the quality before training, a dashed line. Filling goes by the means alone; the lines are intervals.
     """
-    size, time_unit = _time_unit(max(point.x for point in points)) if cost.unit == "s" else (1.0, "")
+    size, x_text = _unit_across(across, max(point.x for point in points))
     known = [end for point in points for end in (point.low, point.high)] + ([] if start is None else [start])
     x = padded([point.x / size for point in points], LEFT + 8, WIDTH - RIGHT, from_zero=True)
     y = padded(known, HEIGHT - BOTTOM, TOP, share=quality.unit == "points")
-    best = frontier(points)
-    steps = "".join(f"{'H' if i else 'M'}{x(p.x / size):g}{'V' if i else ' '}{y(p.y):g}" for i, p in enumerate(best))
-    parts = [*_axes(x, y, time_unit, quality), Markup('<path class="frontier" d="{d}"/>').format(d=steps)]
+    best, parts = list(points), _axes(x, y, x_text, quality)
+    if across.larger_is_better is False:
+        best = frontier(points)
+        steps = "".join(
+            f"{'H' if i else 'M'}{x(p.x / size):g}{'V' if i else ' '}{y(p.y):g}" for i, p in enumerate(best)
+        )
+        parts.append(Markup('<path class="frontier" d="{d}"/>').format(d=steps))
     if start is not None:
         line = (
             '<path class="start" d="M{x0:g} {y:g}H{x1:g}"/><text class="tick halo" x="{x1:g}" y="{ty:g}">start</text>'
@@ -117,8 +122,8 @@ def pareto(points: Sequence[Point], cost: Measure, quality: Measure, start: floa
         for p in points
     ]
     parts += _labels([(shortened(p.label), p.colour, x(p.x / size), y(p.y)) for p in points])
-    told = "; ".join(f"{p.label} {value_text(quality, p.y)} at {value_text(cost, p.x)}" for p in points)
-    label = f"{title(quality)} against {title(cost).lower()}: {told}"
+    told = "; ".join(f"{p.label} {value_text(quality, p.y)} at {value_text(across, p.x)}" for p in points)
+    label = f"{title(quality)} against {title(across).lower()}: {told}"
     return Markup('<svg class="plane" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{label}">{body}</svg>').format(
         w=WIDTH, h=HEIGHT, label=label, body=Markup("").join(parts)
     )
@@ -150,14 +155,22 @@ def _time_unit(longest: float) -> tuple[float, str]:
     return next((unit for unit in ((3600.0, " h"), (60.0, " min")) if longest >= 3 * unit[0]), (1.0, " s"))
 
 
-def _axes(x: Scale, y: Scale, x_unit: str, quality: Measure) -> list[Markup]:
+def _unit_across(across: Measure, longest: float) -> tuple[float, Callable[[float], str]]:
+    """What values are divided by before they are drawn, and how the ticks are written."""
+    if across.unit == "points":
+        return 1.0, lambda value: f"{100 * value:g}\u202f%"
+    size, unit = _time_unit(longest) if across.unit == "s" else (1.0, "")
+    return size, lambda value: tick("", value) + unit
+
+
+def _axes(x: Scale, y: Scale, x_text: Callable[[float], str], quality: Measure) -> list[Markup]:
     line = Markup('<path class="rule" d="M{x0:g} {y:g}H{x1:g}"/><text class="tick" x="{at:g}" y="{ty:g}">{text}</text>')
     across = [
         line.format(x0=LEFT, x1=WIDTH - RIGHT, y=y(at), at=LEFT - 6, ty=y(at) + 3.5, text=tick(quality.metric, at))
         for at in y.ticks()
     ]
     foot = Markup('<text class="tick mid" x="{x:g}" y="{y:g}">{text}</text>')
-    return across + [foot.format(x=x(at), y=HEIGHT - 7, text=tick("", at) + x_unit) for at in x.ticks()]
+    return across + [foot.format(x=x(at), y=HEIGHT - 7, text=x_text(at)) for at in x.ticks()]
 
 
 def _labels(points: Sequence[tuple[str, int, float, float]]) -> list[Markup]:

@@ -11,7 +11,11 @@ CONTINUAL = ("forgetting", "average_accuracy", "learned_accuracy", "general_chan
 COSTS = ("seconds", "trained_tokens", "input_tokens", "loss")
 """Of a train stage, in this order."""
 
+IMITATED = "imitated"
+"""How much of what all tokens weigh is on tokens that others wrote; told where arms differ in it."""
+
 _LABELS = {
+    "imitated": "share of imitation",
     "accuracy": "accuracy",
     "average_accuracy": "accuracy on all tasks at the end",
     "learned_accuracy": "accuracy on each task behind its own stage",
@@ -36,6 +40,7 @@ _LABELS = {
     "faithful_right": "right answers that follow from their steps",
 }
 _UNITS = {
+    "imitated": "points",
     "accuracy": "points",
     "average_accuracy": "points",
     "learned_accuracy": "points",

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from posttrain.comparison.panels import charts, colours, costs, differences
+from posttrain.comparison.panels import charts, colours, differences, planes
 from posttrain.comparison.result import ArmResult, ComparisonResult, Contrast, Measure, Trial, read_result
 from posttrain.comparison.wording import (
     budget_text,
@@ -84,7 +84,7 @@ def _content(result: ComparisonResult) -> dict[str, Any]:
         "differences": differences(result, drawn, "first"),
         "more_differences": differences(result, others, "first"),
         "from_start": differences(result, quality, "base"),
-        "plots": [plot for cost in _costs(result) for plot in costs(result, quality, cost)],
+        "plots": [plot for across in _across(result) for plot in planes(result, quality, across)],
         "curves": curves,
         "more_curves": more_curves,
         "legend": [(name, colour) for name, colour in colours(result).items() if colour],
@@ -103,13 +103,14 @@ def _quality(result: ComparisonResult) -> list[Measure]:
     return []
 
 
-def _costs(result: ComparisonResult) -> list[Measure]:
-    """Time, and tokens where the arms were not given the same number of them."""
+def _across(result: ComparisonResult) -> list[Measure]:
+    """What quality is drawn against: time, tokens where the arms were not given the same number of them, and imitation
+    where some arms imitate more than others."""
     found = []
     for each in result.measures:
         means = [one.mean for one in result.estimates if one.metric == each.name and one.arm != "base"]
         tokens = each.metric == "input_tokens" and means and max(means) > 1.02 * min(means)
-        if each.metric == "seconds" or tokens:
+        if each.metric in ("seconds", "imitated") or tokens:
             found.append(each)
     return found
 

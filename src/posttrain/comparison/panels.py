@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from posttrain.comparison.figures import Point, Whisker, axis, pareto, shortened, span, whisker
+from posttrain.comparison.figures import Point, Whisker, axis, plane, shortened, span, whisker
 from posttrain.comparison.result import ComparisonResult, Contrast, Family, Measure
 from posttrain.comparison.wording import contrast_span, difference_text, ends, place, title, unit
 from posttrain.reporting.formats import measure as metric_text
@@ -58,20 +58,20 @@ def differences(result: ComparisonResult, measures: Iterable[Measure], family: F
     ]
 
 
-def costs(result: ComparisonResult, quality: Iterable[Measure], cost: Measure) -> list[tuple[str, Markup]]:
-    """(title, plot of quality against `cost`) of each measure of quality that two arms or more have."""
+def planes(result: ComparisonResult, quality: Iterable[Measure], across: Measure) -> list[tuple[str, Markup]]:
+    """(title, plot of quality against `across`) of each measure of quality that two arms or more have."""
     colour, plots = colours(result), []
     for each in quality:
         points = []
         for arm in result.arms:
-            good, dear = result.estimate(each.name, arm.name), result.estimate(cost.name, arm.name)
-            if good is not None and dear is not None:
+            good, found = result.estimate(each.name, arm.name), result.estimate(across.name, arm.name)
+            if good is not None and found is not None:
                 low, high = ends(each, good) or (good.mean, good.mean)
-                points.append(Point(arm.name, colour[arm.name], dear.mean, good.mean, low, high))
+                points.append(Point(arm.name, colour[arm.name], found.mean, good.mean, low, high))
         start = result.estimate(each.name, "base")
         if len(points) > 1:
-            plot = pareto(points, cost, each, start.mean if start else None)
-            plots.append((f"{title(each)} against {title(cost).lower()}", plot))
+            plot = plane(points, across, each, start.mean if start else None)
+            plots.append((f"{title(each)} against {title(across).lower()}", plot))
     return plots
 
 
