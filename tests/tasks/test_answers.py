@@ -17,6 +17,7 @@ from posttrain.tasks.answers import (
     same_number,
     verify_exact,
     verify_number,
+    verify_thought,
     worked,
 )
 
@@ -292,3 +293,17 @@ def test_answers_are_counted_in_one_spelling(spelling: str, other: str) -> None:
 
 def test_an_answer_in_the_usual_spelling_is_not_written_twice() -> None:
     assert "canonical" not in verify_number(Sample((user("?"),), answer="1"), answered("14")).info
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"so \boxed{3}, no, \boxed{4}</think>", 1),
+        (r"so \boxed{4}, no, \boxed{3}</think>\boxed{4}", 0),
+        (r"so \boxed{4}", 1),
+        ("<answer>3</answer> or <answer>4</answer></think>", 1),
+        ("4</think>4", 0),
+    ],
+)
+def test_answers_in_thoughts(text: str, value: float) -> None:
+    assert verify_thought(Sample((user("2 + 2?"),), answer="4"), text).value == value

@@ -115,3 +115,15 @@ def test_a_program_goes_on_from_the_header_in_its_prompt_and_is_run() -> None:
     assert task.verify(sample, "a=7+5\n return a").info == {"extracted": "12", "reason": "wrong"}
     assert task.verify(sample, "a=7+\n return a").info["reason"] == "syntax"
     assert task.verify(sample, "<answer>32</answer>").value == 0
+
+
+def test_answers_inside_the_thought_are_read_there() -> None:
+    task = Chains()
+    for sample in task.samples(50, 0, style="inside"):
+        text = sample.response_text
+        assert text.endswith(f"<answer>{sample.answer}</answer></think>")
+        assert task.verify(sample, text).value == task.verify(sample, text).parts["faithful"] == 1
+        cut = text.removesuffix("</think>")
+        assert task.verify(sample, cut.partition("<answer>")[0]).value == 0
+        assert task.verify(sample, f"<answer>0.5</answer>{cut}").value == 1  # the last one
+        assert task.verify(sample, f"<answer>0.5</answer></think><answer>{sample.answer}</answer>").value == 0

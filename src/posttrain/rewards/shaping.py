@@ -1,6 +1,7 @@
 """Rewards of form and length: what is added to being right."""
 
 import math
+import re
 from collections.abc import Sequence as List
 from typing import Annotated, Literal
 
@@ -72,12 +73,50 @@ def length(
     return at_0 + share * (at_end - at_0)
 
 
+@reward("cosine_length")
+def cosine_length(
+    attempt: Attempt,
+    *,
+    longest: Positive,
+    unit: Literal["characters", "tokens"] = "characters",
+    right: tuple[float, float] = (1.0, 0.1),
+    wrong: tuple[float, float] = (-1.0, -0.1),
+) -> float:
+    """A right answer is worth the more the shorter it is, a wrong one the less: half a cosine over its length.
+
+    v_end + (v_0 - v_end) (1 + cos πx) / 2, x = min(1, length / `longest`); `right` and `wrong` are (v_0, v_end). Right
+    is what the verifier gives its full mark. The reward of arXiv 2507.08267 (whose code counts characters: 30,000 or
+    48,000), with its numbers.
+    """
+    length = len(attempt.text) if unit == "characters" else attempt.length
+    left = (1 + math.cos(math.pi * min(1.0, length / longest))) / 2
+    at_0, at_end = right if attempt.verdict.value >= 1 else wrong
+    return at_end + (at_0 - at_end) * left
+
+
+@reward("answer_before_end")
+def answer_before_end(attempt: Attempt, *, answer: str = r"oxed\{.*?\}", end: str = "</think>") -> float:
+    """1 where something like `answer` (a regular expression) stands before an `end` of thinking, else 0.
+
+    What such answers are worth is in the thought, so that drawing can stop there. arXiv 2507.08267, its code: the
+    first half of `\\boxed` is left out, and an empty box counts.
+    """
+    return float(re.search(f"(?:{answer}).*?{re.escape(end)}", attempt.text, re.DOTALL) is not None)
+
+
 @group_reward("relative_length")
-def relative_length(attempts: List[Attempt], progress: float) -> list[float]:
+def relative_length(attempts: List[Attempt], progress: float, *, cap_wrong: bool = False) -> list[float]:
     """0.5 for the shortest attempt at a question to -0.5 for the longest, in proportion; 0 where all are equally long.
 
-    λ of Kimi k1.5 (arXiv 2501.12599): 0.5 - (len - min) / (max - min). Use it behind a gate, or with a small weight.
+    λ of Kimi k1.5 (arXiv 2501.12599): 0.5 - (len - min) / (max - min). With `cap_wrong` a wrong attempt gets min(0, λ),
+    which is its whole length reward; without, use it behind a gate, or with a small weight.
     """
     lengths = [attempt.length for attempt in attempts]
     least, most = min(lengths), max(lengths)
-    return [0.5 - (size - least) / (most - least) if most > least else 0.0 for size in lengths]
+    shares = [0.5 - (size - least) / (most - least) if most > least else 0.0 for size in lengths]
+    if not cap_wrong:
+        return shares
+    return [
+        share if attempt.verdict.value >= 1 else min(0.0, share)
+        for attempt, share in zip(attempts, shares, strict=True)
+    ]

@@ -290,6 +290,13 @@ def verify_number(sample: Sample, answer: str) -> Score:
     return score_answer(extraction, *_is_right_number(sample.answer, extraction.value))
 
 
+def verify_thought(sample: Sample, answer: str) -> Score:
+    """As `verify_number`, by the last answer before `</think>`: for answers drawn to there (arXiv 2507.08267)."""
+    thought = answer.partition("</think>")[0]
+    last = max(thought.rfind(opening) for opening in ("<answer>", r"\boxed{", "####"))
+    return verify_number(sample, thought[max(0, last) :])
+
+
 def verify_exact(sample: Sample, answer: str) -> Score:
     """1 if the text's one final answer is `sample.answer`, case and whitespace aside, else 0. Otherwise as numbers."""
     extraction = extract_answer(answer)

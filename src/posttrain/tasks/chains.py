@@ -10,7 +10,7 @@ from posttrain.data import Sample, user
 from posttrain.errors import UserError
 from posttrain.rewards import Score
 from posttrain.rewards.program import verify_program
-from posttrain.tasks.answers import answered, canonical, worked
+from posttrain.tasks.answers import answered, canonical, verify_number, verify_thought, worked
 from posttrain.tasks.generated import GeneratedTask, Part
 from posttrain.tasks.task import Difficulty, tasks
 
@@ -21,7 +21,7 @@ TERMS: dict[Difficulty, tuple[int, int]] = {"in": (2, 4), "harder": (5, 7)}
 LIMIT: dict[Difficulty, int] = {"in": 99, "harder": 999}
 
 CHECK_AGAIN, MOST_CHECKS = 2 / 3, 6
-"""Of the style "rechecked": the chance of one more check, and how many there are at most."""
+"""Of the styles "rechecked" and "inside": the chance of one more check, and how many there are at most."""
 
 HEADER = "def solution():"
 """What the prompt of a program ends in; the answer goes on behind a line break and a space."""
@@ -37,11 +37,12 @@ class Chains(GeneratedTask[Chain]):
     `terms` (fewest and most numbers) and `limit` make problems of other sizes, whatever the difficulty.
     Styles: "steps" (one operation on each line), "direct" (the answer alone), "terse" (the results alone), "prose",
     "rechecked" (the steps, and a random number of times "again" and the same steps: nothing says when to stop),
+    "inside" (the same with the answer at the end of the thought, and nothing behind it),
     "program" (the prompt ends in `def solution():`, the answer is its body, and what it returns counts).
     """
 
     name = "chains"
-    styles = ("steps", "direct", "terse", "prose", "rechecked", "program")
+    styles = ("steps", "direct", "terse", "prose", "rechecked", "inside", "program")
 
     def __init__(self, *, terms: tuple[int, int] | None = None, limit: int | None = None, part: Part = "any") -> None:
         super().__init__(part=part)
@@ -81,8 +82,9 @@ class Chains(GeneratedTask[Chain]):
             return worked(" ".join(step.partition("=")[2] for step in steps), answer)
         if style == "prose":
             return worked("First " + ", then ".join(steps) + ".", answer)
-        if style == "rechecked":
-            return worked("\nagain\n".join(["\n".join(steps)] * (1 + self._checks(problem))), answer)
+        if style in ("rechecked", "inside"):
+            thought = "\nagain\n".join(["\n".join(steps)] * (1 + self._checks(problem)))
+            return worked(thought, answer) if style == "rechecked" else f"<think>{thought}\n{answered(answer)}</think>"
         if style == "program":
             return _program(problem)
         return worked("\n".join(steps), answer)
@@ -104,11 +106,13 @@ class Chains(GeneratedTask[Chain]):
 
         Every step has to take up the result before it and the question's next number, and to be calculated rightly, and
         the last result has to be the answer; all of it may come several times. No steps, or results alone, lead to
-        nothing: 0. (Sheet 13 puts this in the place of the judge of arXiv 2604.18574.) A program is run instead.
+        nothing: 0. (Sheet 13 puts this in the place of the judge of arXiv 2604.18574.) A program is run instead, and
+        of style "inside" the thought is read.
         """
         if sample.meta.get("style") == "program":
             return verify_program(sample, answer, header=f"{HEADER}\n ")
-        score = super().verify(sample, answer)
+        inside = sample.meta.get("style") == "inside"
+        score = (verify_thought if inside else verify_number)(sample, answer)
         faithful = _leads_to(sample.prompt_text, answer, score.info.get("extracted"))
         return replace(score, parts={**score.parts, "faithful": float(faithful)})
 
@@ -141,7 +145,7 @@ def _apply(value: int, operator: str, number: int) -> int:
 
 def _leads_to(question: str, text: str, answer: str | None) -> bool:
     """Do the steps before `</think>` work the question, one number after the other, and end in `answer`?"""
-    thought = text.rpartition("</think>")[0].rpartition("<think>")[2]
+    thought = text.rpartition("</think>")[0].rpartition("<think>")[2].partition("<answer>")[0]
     steps = _STEP.findall(thought)
     result, *numbers = [int(number) for number in re.findall(r"\d+", question)] or [0]
     if not numbers or len(steps) % len(numbers) or re.search(r"[\d=]", _STEP.sub("", thought)):
