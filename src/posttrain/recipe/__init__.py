@@ -16,6 +16,7 @@ from posttrain.recipe.fields import (
     Train,
     Watch,
 )
+from posttrain.recipe.plans import Plans
 from posttrain.recipe.reading import changed_fields, check_recipe, read_recipe, shipped_recipes, to_yaml
 from posttrain.recipe.rollouts import RolloutServer, RolloutSource, Server
 
@@ -29,6 +30,7 @@ __all__ = [
     "Generate",
     "Merge",
     "Model",
+    "Plans",
     "Recipe",
     "RolloutServer",
     "RolloutSource",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from posttrain.recipe.decoding import Decoding
+from posttrain.recipe.plans import Plans
 from posttrain.recipe.rollouts import DemonstrationsBeside, RolloutSource, Server
 from posttrain.recipe.strict import Piece, Strict, refuse_unread
 
@@ -38,7 +39,9 @@ class Data(Strict):
     stage: str | None = Field(None, description="the data that an earlier stage of this recipe wrote")
     mix: list["DataField"] | None = Field(None, description="several data sets, one after the other")
     repeat: PositiveInt = Field(1, description="how often each sample comes in one pass: oversampling in a mix")
-    verify: Literal["number", "exact"] = Field("number", description="how answers to a file's questions are compared")
+    verify: Literal["number", "exact", "thought"] = Field(
+        "number", description="how answers to a file's questions are compared; thought: the number before '</think>'"
+    )
     max_refused: float = Field(0.05, ge=0, le=1, description="share of rows that may be refused before the run is")
 
     @model_validator(mode="after")
@@ -249,6 +252,16 @@ class Evaluate(Asked):
         1, description="the model's turns in a dialogue with the task's environment, of which the last is scored"
     )
     drop_thinking: bool = Field(False, description="later turns do not see an earlier one up to its '</think>'")
+    plans: Plans | None = Field(
+        None, description="answer by way of plans: draw many, carry few out, and take the answer that these elect"
+    )
+
+    @model_validator(mode="after")
+    def _plans_alone(self) -> "Evaluate":
+        if self.plans is not None:
+            where = "with 'plans', which give one answer by way of several"
+            refuse_unread(self, ("n", "turns", "forced", "reference", "passed_over", "rerank", "thinking"), where)
+        return self
 
     @model_validator(mode="after")
     def _model_is_here(self) -> "Evaluate":

@@ -20,7 +20,7 @@ from posttrain.policy import Policy, load_tokenizer
 from posttrain.recipe import Asked, Decoding, RolloutSource
 from posttrain.stages.context import Context
 from posttrain.stages.conversing import Conversation, conversation
-from posttrain.stages.encoded import prompts_of, where
+from posttrain.stages.encoded import Forced, beginning, prompts_of, where
 from posttrain.stages.judging import check_speaker
 from posttrain.stages.serving import check_server, server_engine
 from posttrain.stages.shape import Shape, check_engine
@@ -117,8 +117,14 @@ def ask(
     policy: Policy | None,
     verify: Verify | None,
     record: Callable[[Answer], None],
+    *,
+    forced: Forced | None = None,
 ) -> list[Answer]:
-    """A stage's answers, of `policy` or, where there is none, of the stage's server; see `draw`."""
+    """A stage's answers, of `policy` or, where there is none, of the stage's server; see `draw`.
+
+    `forced`: what they begin with, where that is not the stage's.
+    """
+    forced = stage.forced if forced is None else forced
     verb = "evaluating" if stage.kind == "evaluate" else "generating"
     expected = len(samples) * stage.n * stage.max_new_tokens
     with context.terminal.bar(f"{verb} {name}", expected, "tokens at most") as bar:
@@ -133,7 +139,7 @@ def ask(
                 rendering,
                 verify,
                 record,
-                forced=stage.forced,
+                forced=forced,
                 progress=progress,
                 talk=conversation(context, stage, samples, policy.tokenizer, rendering),
             )
@@ -147,14 +153,14 @@ def ask(
         return _drawn(
             lambda drawn: server_engine(server, tokenizer, progress, drawn),
             samples,
-            prompts_of(samples, tokenizer, rendering, stage.max_new_tokens, stage.forced),
+            prompts_of(samples, tokenizer, rendering, stage.max_new_tokens, forced),
             stage.n,
             _sampling(context, stage, tokenizer, rendering)
             if knows_tokens
             else sampling_of(stage, context.recipe.seed),
             verify,
             record,
-            forced=stage.forced,
+            forced=forced,
             talk=talk,
         )
 
@@ -169,7 +175,7 @@ def draw(
     record: Callable[[Answer], None],
     *,
     step: int | None = None,
-    forced: str = "",
+    forced: Forced = "",
     first: int = 0,
     progress: Callable[[int], None] | None = None,
     talk: Conversation | None = None,
@@ -213,7 +219,7 @@ def _drawn(
     record: Callable[[Answer], None],
     *,
     step: int | None = None,
-    forced: str = "",
+    forced: Forced = "",
     first: int = 0,
     talk: Conversation | None = None,
 ) -> list[Answer]:
@@ -228,7 +234,8 @@ def _drawn(
     finally:
         answers = []
         for completion in finished if completions is None else completions:
-            answers.append(answer_of(samples[completion.prompt], completion, verify, step=step, forced=forced))
+            sample = samples[completion.prompt]
+            answers.append(answer_of(sample, completion, verify, step=step, forced=beginning(forced, sample)))
             record(answers[-1])
     return answers
 

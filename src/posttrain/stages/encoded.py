@@ -1,6 +1,6 @@
 """Data sets as tokens, for the stages that score or train them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from posttrain.policy.loading import context_length
 from posttrain.recipe import Data
 from posttrain.recipe.fields import Rendered
 from posttrain.stages.context import Context
+
+Forced = str | Mapping[str, str]
+"""What every answer is made to begin with, or each by the id of its sample."""
 
 
 def rendering_of(stage: Rendered, model: Any) -> Rendering:
@@ -94,14 +97,19 @@ def _rows(data: Data) -> int | None:
     return min(lines, data.count or lines)
 
 
+def beginning(forced: Forced, sample: Sample) -> str:
+    """What the answer to this sample is made to begin with."""
+    return forced if isinstance(forced, str) else forced[sample.id]
+
+
 def prompts_of(
-    samples: list[Sample], tokenizer: Any, rendering: Rendering, room: int, forced: str = ""
+    samples: list[Sample], tokenizer: Any, rendering: Rendering, room: int, forced: Forced = ""
 ) -> dict[str, npt.NDArray[np.int32]]:
     """Tokens of every sample's prompt by sample id, with what the answer is `forced` to begin with.
 
     Raises `UserError` that names the longest prompt when it leaves no room for `room` new tokens.
     """
-    prompts = {sample.id: render_prompt(sample, tokenizer, rendering, forced) for sample in samples}
+    prompts = {sample.id: render_prompt(sample, tokenizer, rendering, beginning(forced, sample)) for sample in samples}
     longest = max(samples, key=lambda sample: len(prompts[sample.id]))
     length, limit = len(prompts[longest.id]), rendering.max_length
     if length + room > limit:

@@ -23,6 +23,7 @@ from posttrain.stages.files import write_atomically
 from posttrain.stages.judging import check_judge, rewards_of
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
+from posttrain.stages.planning import ask_by_plans, plan_metrics
 from posttrain.stages.scoring import behind_prompt, mean_scores
 from posttrain.stages.shape import check_one_vocabulary
 
@@ -43,12 +44,13 @@ def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
         for sample in samples or []:
             context.interactive(sample)
     if samples is None or can_be_scored(context, stage.data, samples):
-        return Plan(*plan_questions(context, stage, samples))
+        plan = stage.plans.max_new_tokens if stage.plans and stage.plans.select != "given" else 0
+        longest = stage.max_new_tokens + plan
+        return Plan(*plan_questions(context, stage.model_copy(update={"max_new_tokens": longest}), samples))
     _check_responses(stage, samples)
     plan_questions(context, stage.model_copy(update={"max_new_tokens": 1}), samples)
     notes = [f"data '{stage.data}': {UNSCORED}"]
-    unmeasured = {"reference": stage.reference, "passed_over": stage.passed_over, "rerank": stage.rerank}
-    given = [f"'{key}'" for key, value in unmeasured.items() if value is not None]
+    given = [f"'{key}'" for key in ("reference", "passed_over", "rerank", "plans") if getattr(stage, key) is not None]
     notes += [f"{key} is measured along drawn answers: of these data it is not measured" for key in given]
     return Plan({"samples": len(samples)}, tuple(notes))
 
@@ -96,7 +98,8 @@ def _answered(
     kept: list[Answer] = []
     started = time.perf_counter()
     try:
-        answers = ask(context, name, stage, samples, policy, context.verify, kept.append)
+        asking = ask if stage.plans is None else ask_by_plans
+        answers = asking(context, name, stage, samples, policy, context.verify, kept.append)
         seconds = time.perf_counter() - started
         result = summarise(
             answers, n=stage.n, sampling=sampling_of(stage, context.recipe.seed), name=name, passes=stage.passes
@@ -105,6 +108,8 @@ def _answered(
         context.journal.restart_stage()
         context.journal.answers(name, [answer.to_json() for answer in kept])
     metrics = dict(result.metrics)
+    if stage.plans is not None:
+        metrics |= plan_metrics(answers, stage.plans, metrics["accuracy"])
     if policy is not None:
         metrics |= _likelihood(context, policy, samples, stage)
         sequences = _sequences(policy, samples, answers, stage)

@@ -1,0 +1,139 @@
+"""Answers by way of plans: what is drawn, carried out, elected and counted, with a model that is a script."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import running
+
+from posttrain.data import Sample, assistant, user
+from posttrain.errors import UserError
+from posttrain.evaluation import Answer
+from posttrain.recipe import Evaluate, check_recipe
+from posttrain.stages import planning
+from posttrain.stages.planning import ask_by_plans, plan_metrics
+
+SAMPLE = Sample((user("?"),), (assistant("<P>own</P><E>5"),), answer="5")
+TAGS = {"opened": "<P>", "end": "</P>", "execute": "<E>"}
+
+
+class Script:
+    """Stands for `ask`: plans and the judge's words as listed, an execution of plan x says x; 10 tokens each."""
+
+    def __init__(self, plans: list[str], judge: str = "") -> None:
+        self.plans, self.judge, self.asked = plans, judge, list[str]()
+
+    def __call__(self, context: Any, name: Any, stage: Any, samples: Any, *rest: Any, forced: Any = "") -> Any:
+        found = []
+        for sample in samples:
+            begin = forced if isinstance(forced, str) else forced[sample.id]
+            self.asked.append(begin or sample.prompt_text)
+            texts = [begin] if "<E>" in begin else [self.judge] if not begin else [f"<P>{p}" for p in self.plans]
+            found += [answer_of(sample, text, draw) for draw, text in enumerate(texts)]
+        return found
+
+
+def answer_of(sample: Sample, text: str, draw: int) -> Answer:
+    said = text.partition("</P><E>")[0].removeprefix("<P>").partition(" ")[0]
+    info = {"extracted": said or None}
+    return Answer(sample.id, "", "", "5", text, float(said == "5"), {}, info, None, "stop", 10, 0.0, draw)
+
+
+@pytest.fixture
+def by_plans(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Answer, Script, dict[str, float]]]:
+    def run(plans: list[str], said: str = "", **rules: Any) -> tuple[Answer, Script, dict[str, float]]:
+        script = Script([f"{plan}</P>" for plan in plans], said)
+        monkeypatch.setattr(planning, "ask", script)
+        given = {} if rules.get("select") == "given" else {"k": max(len(plans), 1)}
+        stage = Evaluate.model_validate({"plans": {**given, **TAGS, **rules}})
+        recipe = type("Recipe", (), {"seed": 0})
+        kept: list[Answer] = []
+        ask_by_plans(type("Context", (), {"recipe": recipe}), "", stage, [SAMPLE], None, None, kept.append)  # type: ignore[arg-type]
+        assert stage.plans is not None
+        return kept[0], script, plan_metrics(kept, stage.plans, 1.0)
+
+    return run
+
+
+def executed(answer: Answer) -> list[tuple[str, float]]:
+    return [(one["plan"], one["votes"]) for one in answer.info["executions"]]
+
+
+def test_all_plans_vote_and_the_same_one_is_carried_out_once(by_plans: Any) -> None:
+    answer, script, metrics = by_plans(["4", "5", "5", "4 ", "5"], select="all")
+    assert executed(answer) == [("4", 1), ("5", 3), ("4 ", 1)]
+    assert (answer.extracted, answer.value, answer.sample_id) == ("5", 1, SAMPLE.id)
+    assert script.asked == ["<P>", "<P>4</P><E>", "<P>5</P><E>", "<P>4 </P><E>"]
+    assert answer.tokens == 5 * 10 + 3 * 10
+    assert metrics == {"decoded_tokens": 80, "executions": 3, "token_share": 0.8, "majority@5": 1.0}
+
+
+def test_a_cluster_votes_by_its_size(by_plans: Any) -> None:
+    answer, _, _ = by_plans(["5 a", "4 b", "4 b c", "4 b d"], select="clusters", clusters=2)
+    assert sorted(votes for _, votes in executed(answer)) == [1, 3]
+    assert answer.extracted == "4"
+
+
+def test_one_random_plan_is_carried_out(by_plans: Any) -> None:
+    answer, _, _ = by_plans(["1", "2", "5"], select="random")
+    assert len(executed(answer)) == 1
+    assert answer.tokens == 40
+
+
+def test_the_judge_sees_all_plans_and_its_tokens_count(by_plans: Any) -> None:
+    answer, script, _ = by_plans(["1 one", "5 five"], "5 five</P>", select="judge")
+    assert executed(answer) == [("5 five", 1)]
+    assert "1 one\n\n5 five" in script.asked[1]
+    assert answer.tokens == 20 + 10 + 10
+
+
+def test_a_given_plan_is_carried_out_and_nothing_is_drawn(by_plans: Any) -> None:
+    _, script, metrics = by_plans([], select="given")
+    assert script.asked == ["<P>own</P><E>"]
+    assert metrics == {"decoded_tokens": 10, "executions": 1}
+
+
+def test_executions_without_an_answer_do_not_vote(by_plans: Any) -> None:
+    answer, _, _ = by_plans(["", "", "5"], select="all")
+    assert answer.extracted == "5"
+
+
+def test_a_response_without_a_plan_cannot_be_given(by_plans: Any) -> None:
+    with pytest.raises(UserError, match="no '</X>' that ends a plan"):
+        by_plans([], select="given", end="</X>")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"plans": {"select": "given", "k": 3}}, "'k' has no effect"),
+        ({"plans": {"clusters": 2}}, "'clusters' has no effect"),
+        ({"plans": {"temperature": 0}}, "16 plans at temperature 0"),
+        ({"plans": {"select": "judge", "judge": "which?"}}, "'judge' has to show"),
+        ({"plans": {}, "n": 2, "temperature": 1.0}, "'n' has no effect with 'plans'"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_recipe({"name": "t", "stages": {"test": {"kind": "evaluate", **keys}}})
+
+
+@pytest.mark.parametrize("select", ["all", "clusters", "judge", "random"])
+def test_a_model_answers_by_way_of_plans(select: str, tmp_path: Path) -> None:
+    model = running.save_tiny(tmp_path / "model")
+    plans = {"k": 3, "select": select, "max_new_tokens": 5, "end": "</plan>"}
+    if select == "judge":
+        plans["judge"] = "{question} {plans}"
+    stages = {"plans": {"kind": "evaluate", "max_new_tokens": 4, "plans": plans}}
+    running.run_quietly(running.small_recipe(model, tmp_path / "run", stages))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "samples" / "plans.jsonl").read_text().splitlines()]
+    assert len(rows) == 10
+    for row in rows:
+        assert row["text"].startswith("<EXPLORATION>")
+        assert "</plan><EXECUTION>" in row["text"]
+        assert row["tokens"] == row["info"]["plan_tokens"] + sum(one["tokens"] for one in row["info"]["executions"])
+    found = json.loads((tmp_path / "run" / "results" / "plans.json").read_text())
+    assert found["tokens"] == sum(row["tokens"] for row in rows)
+    assert found["metrics"]["majority@3"] == found["metrics"]["accuracy"]
