@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.comparison.claim_figure import claim_figure
-from posttrain.comparison.result import ComparisonResult, from_json
-from posttrain.comparison.wording import difference_text, unit, value_text
+from posttrain.comparison.map_figure import map_figure
+from posttrain.comparison.result import ComparisonResult, Estimate, Measure, from_json
+from posttrain.comparison.wording import difference_text, estimate_span, title, unit, value_text
 from posttrain.reporting.formats import percent
 
 RATIOS = ("speed_ratio", "training_memory_ratio", "process_memory_ratio")
@@ -30,6 +31,36 @@ def claim_text(root: Path, name: str, figures: dict[str, str]) -> str:
     machine, seeds = content["machine"], len(content["comparison"]["seeds"])
     made = f"`posttrain claim run {name}`: {seeds} seeds, {machine['cores']} cores ({machine['cpu']})."
     return "\n".join([*lines, "", f"![{path.stem}: every seed of every arm](figures/{path.stem}.svg)", "", made])
+
+
+def map_text(root: Path, name: str, figures: dict[str, str]) -> str:
+    """Every arm of a comparison with what it came to, in order of imitation, and the map of them."""
+    path = root / "claims" / f"{name}.json"
+    if not path.is_file():
+        return ""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    result = from_json(content["comparison"])
+    quality = [each for each in result.measures if each.metric == "accuracy"]
+    named = {each.metric: each for each in result.measures if each.metric in ("imitated", "kl", "seconds")}
+    figures[f"{name}-map.svg"] = map_figure(result, quality)
+    shown = [named["imitated"], *quality, named["kl"], named["seconds"]]
+    found = {arm.name: [result.estimate(each.name, arm.name) for each in shown] for arm in result.arms}
+    order = sorted(found, key=lambda arm: -(found[arm][0].mean if found[arm][0] else 0.0))
+    rows = [
+        [f"`{arm}`", *(estimate_text(each, one) for each, one in zip(shown, found[arm], strict=True))] for arm in order
+    ]
+    start = [result.estimate(each.name, "base") for each in shown]
+    rows.append(["the start", *(estimate_text(each, one) for each, one in zip(shown, start, strict=True))])
+    head = ["", *(title(each) for each in shown)]
+    return f"![every arm: accuracy against the share of imitation](figures/{name}-map.svg)\n\n{_table(head, rows)}"
+
+
+def estimate_text(each: Measure, found: Estimate | None) -> str:
+    """A mean with its interval; empty where there is none."""
+    if found is None:
+        return ""
+    span = estimate_span(each, found) if each.metric in ("accuracy", "kl") else ""
+    return value_text(each, found.mean) + (f" ({span})" if span else "")
 
 
 def found_text(result: ComparisonResult, claim: dict[str, Any]) -> str:
@@ -71,13 +102,18 @@ def method_pages(root: Path) -> dict[Path, str]:
 
     def filled(match: re.Match[str]) -> str:
         kind, name = match[1], match[2]
-        text = claim_text(root, name, figures) if kind == "claim" else cost_text(root, name)
+        found = {"claim": claim_text, "map": map_text}.get(kind)
+        text = found(root, name, figures) if found is not None else cost_text(root, name)
         marker = f"<!-- {kind}:{name} -->"
         return f"{marker}\n{text}\n<!-- end -->" if text else marker
 
-    pattern = re.compile(r"<!-- (claim|cost):(\S+) -->(?:\n(?:(?!<!--).*\n)*<!-- end -->)?")
+    pattern = re.compile(r"<!-- (claim|cost|map):(\S+) -->(?:\n(?:(?!<!--).*\n)*<!-- end -->)?")
     for path in sorted(folder.glob("*.md")):
         pages[path] = pattern.sub(filled, path.read_text(encoding="utf-8"))
+    whole = root / "docs" / "continuum.md"
+    if whole.is_file():
+        text = pattern.sub(filled, whole.read_text(encoding="utf-8"))
+        pages[whole] = re.sub(r"\]\((?:methods/)?figures/", "](methods/figures/", text)
     return pages | {folder / "figures" / name: text for name, text in figures.items()}
 
 
