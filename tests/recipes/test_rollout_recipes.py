@@ -69,6 +69,7 @@ def test_killed_between_rollout_and_update_nothing_is_lost_and_nothing_drawn_twi
     ("more", "message"),
     [
         (["objective=nll"], "no term of the objective reads it"),
+        (["objective=[grpo, nll]"], "the term 'nll' imitates every answer alike, wrong ones too"),
         (["train.rollouts.n=1"], "'n' must be 2 or more"),
         (["train.rollouts.advantage=gae"], "advantage 'gae' needs a critic"),
         (["objective=[grpo, value]"], "the term 'value' needs a critic"),

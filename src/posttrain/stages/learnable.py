@@ -3,7 +3,7 @@
 from posttrain.advantages import READ_TOKENS
 from posttrain.data import Origin
 from posttrain.errors import UserError
-from posttrain.objectives import Objective
+from posttrain.objectives import Objective, Term
 from posttrain.recipe import RolloutSource, Train
 from posttrain.recipe.strict import name_of
 from posttrain.rewards import reward_models
@@ -55,8 +55,19 @@ def _check_comparison(rules: RolloutSource, objective: Objective) -> None:
             "rollouts are learned from through the column 'advantage', and no term of the objective reads it: "
             "add 'grpo', 'ppo', 'reinforce' ..., or choose which answers to imitate: choose: right, best or pairs"
         )
+    if rules.choose == "all" and (blind := [term.name for term in objective.terms if _imitates_all(term)]):
+        raise UserError(
+            f"the term '{blind[0]}' imitates every answer alike, wrong ones too: take it out, give it 'origins' without "
+            "rollout, or choose which answers to imitate: choose: right or best"
+        )
     if objective.needs_pairs != (rules.choose == "pairs"):
         raise UserError("a loss of preference pairs learns from rollouts with choose: pairs, and only such a loss does")
+
+
+def _imitates_all(term: Term) -> bool:
+    """Does it read nothing of an answer but its tokens?"""
+    own = term.origins is None or Origin.ROLLOUT in term.origins
+    return own and not (term.columns or term.needs or term.scalars or term.where or term.weight_column)
 
 
 def _check_kl(stage: Train, rules: RolloutSource, objective: Objective) -> None:
