@@ -56,3 +56,9 @@ def test_an_index_without_a_part_is_refused():
 def test_so_many_of_each_question_are_kept() -> None:
     answers = [sample(f"question {row % 2}", f"answer {row}") for row in range(6)]
     assert curated("per_prompt", answers, count=2) == answers[:4]
+
+
+def test_the_shortest_answers_of_each_question_are_kept() -> None:
+    answers = [sample("a", "long one"), sample("b", "x"), sample("a", "short"), sample("a", "brief"), sample("b", "xy")]
+    assert curated("per_prompt", answers, count=1, shortest=True) == answers[1:3]
+    assert curated("per_prompt", answers, count=2, shortest=True) == answers[1:]

@@ -1,6 +1,7 @@
 """Questions chosen by how often a model is right (RIF-RFT, sheet 19)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -107,3 +108,12 @@ def test_the_shares_that_are_kept_are_those_whose_rewards_vary(right: int, varia
     share = row.scalars["right_share"]
     assert math.isclose(share * (1 - share), variance)
     assert bool(curate({"name": "rollout_filter", "drop_saturated": True}, [row], 0, {})) == (variance > 0)
+
+
+def test_filters_between_stages_of_reinforcement() -> None:
+    """Sheet 35: more than 6 of 16 is too easy; after an epoch only what every answer solves goes."""
+    rows = [replace(sample(f"{right}"), scalars={"right_share": right / 16}) for right in range(17)]
+    hard = curate({"name": "difficulty", "high": 0.375}, rows, 0, {})
+    assert [row.prompt_text for row in hard] == [str(right) for right in range(7)]
+    unsolved = curate({"name": "difficulty", "high": 0.99}, rows, 0, {})
+    assert [row.prompt_text for row in unsolved] == [str(right) for right in range(16)]

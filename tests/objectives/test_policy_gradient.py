@@ -1,5 +1,6 @@
 import math
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -224,3 +225,29 @@ def test_a_bonus_for_entropy_is_its_negative() -> None:
     batch, logits = one([0.5, 0.9], [0.5, 0.9], [1, 1])
     entropy = [math.log(2), -0.9 * math.log(0.9) - 0.1 * math.log(0.1)]
     assert losses("entropy_bonus", batch, logits).tolist() == pytest.approx([-value for value in entropy])
+
+
+@pytest.mark.parametrize(
+    ("masked", "value", "slopes"),
+    [
+        (None, -0.17320478, [-0.0866024, 0.0866024, 0.0866024, -0.0866024]),
+        (1, -0.6185885, [-0.1237177, 0, 0.1237177, -0.1237177]),
+    ],
+)
+def test_golden_mean_over_tokens_with_and_without_a_truncated_answer(
+    masked: int | None, value: float, slopes: list[float]
+) -> None:
+    """Sheet 35 (AceReason-Nemotron): a masked answer leaves the denominator too."""
+    lengths, gains = [2, 3, 1, 4], [0.866024, -0.866024, -0.866024, 0.866024]
+    columns = {"advantage": [[gain] * length for gain, length in zip(gains, lengths, strict=True)]}
+    step = step_of([[0] * length for length in lengths], columns=columns)
+    step = [replace(s, target=s.target & (row != masked)) for row, s in enumerate(step)]
+    kept = [length for row, length in enumerate(lengths) if row != masked]
+    leaf = torch.zeros(sum(kept), 2, dtype=torch.float64, requires_grad=True)
+    loss = mean_loss({"name": "grpo", "reduction": "tokens"}, step, leaf)
+    assert loss.item() == pytest.approx(value, abs=1e-6)
+    (gradient_of_logits,) = torch.autograd.grad(loss, leaf)
+    by_token = (gradient_of_logits[:, 0] / 0.5).split(kept)  # d log softmax / d z = 1 - p = 0.5
+    found = iter([float(part[0]) for part in by_token])
+    assert [0 if row == masked else next(found) for row in range(4)] == pytest.approx(slopes, abs=1e-6)
+    assert mean_loss("grpo", step_of([[0]] * 4, columns={"advantage": [[g] for g in gains]}), torch.zeros(4, 2)) == 0

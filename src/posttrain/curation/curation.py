@@ -96,15 +96,25 @@ def deduplicate(samples: list[Sample], seed: int, *, by: Literal["id", "prompt",
 
 
 @curations.register("per_prompt")
-def per_prompt(samples: list[Sample], seed: int, *, count: Annotated[int, Field(ge=1)]) -> list[Sample]:
-    """The first `count` samples of each question: so many of a model's own answers, whatever is easy to answer."""
+def per_prompt(
+    samples: list[Sample], seed: int, *, count: Annotated[int, Field(ge=1)], shortest: bool = False
+) -> list[Sample]:
+    """The first `count` samples of each question: so many of a model's own answers, whatever is easy to answer.
+
+    `shortest`: those with the shortest responses instead (in characters; of equal ones the first), in their old order.
+    The shortest right trace of a question (arXiv 2507.08267) is this of answers that a generate stage kept as `right`.
+    """
+    places = list(range(len(samples)))
+    if shortest:
+        places.sort(key=lambda place: len(samples[place].response_text))
     seen: Counter[str] = Counter()
     kept = []
-    for sample in samples:
-        if seen[sample.prompt_id] < count:
-            kept.append(sample)
-        seen[sample.prompt_id] += 1
-    return kept
+    for place in places:
+        name = samples[place].prompt_id
+        if seen[name] < count:
+            kept.append(place)
+        seen[name] += 1
+    return [samples[place] for place in sorted(kept)]
 
 
 @curations.register("part")

@@ -311,10 +311,19 @@ class Curate(Rendered):
     apart_from: list[str] = Field(
         [], description="data sets whose questions are taken out before the first function, the test's for example"
     )
+    apart_words: int = Field(
+        0, ge=0, description="take out what shares so many successive words with them, too (9 is usual); 0 is off"
+    )
     when_empty: Literal["stop", "skip"] = Field(
         "stop",
         description="nothing is left: stop the run, or skip the stages that train on it, their weights unchanged",
     )
+
+    @model_validator(mode="after")
+    def _apart_from_something(self) -> "Curate":
+        if not self.apart_from:
+            refuse_unread(self, ("apart_words",), "without apart_from")
+        return self
 
 
 class Merge(Strict):

@@ -35,7 +35,7 @@ def _samples(context: Context, stage: Curate) -> list[Sample]:
     """The stage's data, without the questions that they are kept apart from."""
     samples = list(context.samples(context.data(stage.data)))
     others = [sample for name in stage.apart_from for sample in context.samples(context.data(name))]
-    return decontaminate(samples, others)[0] if others else samples
+    return decontaminate(samples, others, stage.apart_words)[0] if others else samples
 
 
 def _check_questions(context: Context, stage: Curate, samples: list[Sample]) -> None:
