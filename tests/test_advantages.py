@@ -69,6 +69,30 @@ def test_groups_do_not_see_each_other_but_the_batch_spread_sees_all():
     assert found({"name": "group", "std": "batch", "eps": 0}, rewards, group)[0] == pytest.approx(0.5 / spread)
 
 
+@pytest.mark.parametrize(("hybrid", "continuation", "prefix"), [(1, 1.0, 0.714286), (0, 0.0, -0.285714)])
+def test_golden_numbers_of_split_groups(hybrid, continuation, prefix):
+    """Sheet 37, check 4: seven plain answers, and one that begins with two given tokens of three."""
+    begun, lengths = np.array([0] * 7 + [2]), np.array([1] * 7 + [3])
+    advantage = found("split", [0, 1, 0, 1, 0, 0, 0, hybrid], lengths=lengths, begun=begun)
+    plain = [-0.285714, 0.714286, -0.285714, 0.714286, *[-0.285714] * 3]
+    assert advantage == pytest.approx([*plain, prefix, prefix, continuation], abs=1e-6)
+
+
+def test_one_group_has_plain_and_begun_answers():
+    """Sheet 37, check 3, the paper's reading; check 8: answers that are worth the same, or begin with nothing."""
+    begun = np.array([0] * 7 + [1])
+    spec, rewards, lengths = {"name": "group", "std": "none"}, [0] * 7 + [1], np.array([1] * 7 + [2])
+    assert found(spec, rewards, lengths=lengths, begun=begun) == pytest.approx([-0.125] * 7 + [0.875] * 2)
+    assert not found(spec, [1] * 8, lengths=lengths, begun=begun).any()
+    assert found("split", [1, 0, 1, 1], begun=np.zeros(4, int)) == pytest.approx(found(spec, [1, 0, 1, 1]))
+
+
+def test_answers_behind_one_prefix_are_compared_with_each_other():
+    more = {"group": [0, 0, 0, 0, 1], "lengths": np.array([1, 1, 2, 2, 1]), "begun": np.array([0, 0, 1, 1, 0])}
+    advantage = found("split", [1, 0, 1, 0, 7], **more)
+    assert advantage == pytest.approx([0.5, -0.5, 0.0, 0.5, -0.5, -0.5, 0.0])
+
+
 def test_reinforce_plus_plus_whitens_the_returns_of_all_tokens():
     # the sheet's token values [1, 1, 0, 0, 0]
     expected = [1.095445, 1.095445, -0.730297, -0.730297, -0.730297]

@@ -32,7 +32,8 @@ class Outcomes:
     """What `S` answers came to: this rank's share of a step, groups (the answers to one question) whole.
 
     - `rewards[S]`, finite; `group[S]`: any numbers, equal for the answers to one question.
-    - `lengths[S]`: drawn tokens of each answer, at least 1.
+    - `lengths[S]`: tokens of each answer that are weighed, at least 1: drawn ones, behind the first `begun[S]`, which
+      it was given to begin with (None: none).
     - `baselines[S]`: the reward of the greedy answer to the same question, for estimators that ask for it.
     - `token_rewards`: S arrays `[R]`, beside the reward, which comes at the last token: a penalty of the distance to a
       reference, or what moves a reward to the tokens that have earned it (and adds up to 0); None: 0.
@@ -46,6 +47,7 @@ class Outcomes:
     baselines: Array | None = None
     token_rewards: List[Array] | None = None
     values: List[Array] | None = None
+    begun: npt.NDArray[np.int64] | None = None
     gather: Gather = alone
 
     def spread(self, values: Array) -> list[Array]:
@@ -105,6 +107,29 @@ def group_normalised(
     flat = np.abs(difference) <= 1e-12 * np.maximum(1.0, np.abs(outcomes.rewards))  # rounding of the mean is no spread
     values = np.divide(difference, scale, out=np.zeros_like(difference), where=~flat & (scale > 0))
     return {"advantage": outcomes.spread(values)}
+
+
+@advantage("split")
+def split(outcomes: Outcomes) -> Columns:
+    """Prefix-RFT's other reading: answers that begin with part of a demonstration are not compared with plain ones.
+
+    Plain answers: A = R - their mean. Behind a prefix: A = R - mean of the answers behind it, a single one A = R. The
+    prefix itself: (A - mean of the plain ones) / number of answers behind it.
+
+    `dr_grpo_prefix` of the authors' code (arXiv 2507.01679); the paper's own reading is `{name: group, std: none}`. A
+    plain answer that is alone has advantage 0; without plain answers their mean counts as 0.
+    """
+    rewards, size = outcomes.rewards, len(outcomes.rewards)
+    begun = np.zeros(size, dtype=np.int64) if outcomes.begun is None else outcomes.begun
+    plain = begun == 0
+    _, group = np.unique(outcomes.group, return_inverse=True)
+    plain_mean = (np.bincount(group, rewards * plain) / np.maximum(1, np.bincount(group, plain)))[group]
+    _, index, count = np.unique(np.stack([group, begun]), axis=1, return_inverse=True, return_counts=True)
+    alike, behind = (np.bincount(index, rewards) / count)[index], count[index]
+    own = np.where(plain | (behind > 1), rewards - alike, rewards)
+    given = (own - plain_mean) / behind
+    rows = zip(own, given, begun, outcomes.lengths, strict=True)
+    return {"advantage": [np.where(np.arange(length) < start, g, a) for a, g, start, length in rows]}
 
 
 @advantage("leave_one_out")

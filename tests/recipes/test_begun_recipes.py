@@ -1,5 +1,6 @@
 """Answers that begin with part of a demonstration, from recipe to weights."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def test_a_prefix_without_any_is_the_plain_recipe(tmp_path: Path) -> None:
     for ours, theirs in zip(metrics(tmp_path / "none"), metrics(tmp_path / "plain"), strict=True):
         assert ours["tokens"] == theirs["tokens"]
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+
+
+def test_by_the_split_reading_a_prefix_is_worth_what_it_adds(tmp_path: Path) -> None:
+    run_quietly(small("prefix-rft", tmp_path, "train.rollouts.advantage=split", "train.steps=1"))
+    answers = [json.loads(line) for line in (tmp_path / "samples" / "train.jsonl").read_text().splitlines()]
+    for *plain, begun in zip(*(answers[draw::4] for draw in range(4)), strict=True):
+        mean = sum(answer["value"] for answer in plain) / 3
+        assert [answer["advantage"] for answer in plain] == pytest.approx([a["value"] - mean for a in plain], abs=1e-4)
+        assert 1 - mean <= begun["advantage"] <= 1  # all of them are right: their prefixes are worth what they add
 
 
 def test_hints_are_imitated_and_not_reinforced(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def weighed(
             baselines=np.array([rollout.baseline for rollout in rollouts]) if settings.greedy else None,
             token_rewards=token_rewards,
             values=[_own(sequence, "old_values") for sequence in sequences] if settings.values else None,
+            begun=np.array([rollout.attempt.begun for rollout in rollouts], dtype=np.int64),
             gather=step.gather,
         )
     )
