@@ -51,6 +51,13 @@ def test_steps_that_were_not_logged_count_too(tmp_path: Path) -> None:
     assert run.values["train.input_tokens"] == 1000
 
 
+def test_what_a_stage_counts_of_its_data_is_a_measure_too(tmp_path: Path) -> None:
+    made = {"kind": "curate", "summary": {"samples": 3, "pair_precision": 0.5, "after_1_top": 3}}
+    folder = write_run(tmp_path / "r", train_rows("train", 10), {}, {"pairs": made, "train": stage(9.0)})
+    values = collect({"a": {0: folder}})[0]["a"][0].values
+    assert (values["pairs.samples"], values["pairs.pair_precision"]) == (3, 0.5)
+
+
 def test_a_long_curve_is_thinned_and_ends_where_it_ends(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r", train_rows("train", 1001), {}, {"train": stage(9.0)})
     curve = collect({"a": {0: folder}})[0]["a"][0].curves["train"]

@@ -184,6 +184,14 @@ def test_a_stage_that_an_extending_recipe_adds_stands_where_it_is_written(tmp_pa
     assert recipe.stages["after"].model == "sft"
 
 
+def test_a_stage_that_is_null_is_left_out(tmp_path):
+    path = tmp_path / "more.yaml"
+    write(tmp_path, GOOD)
+    path.write_text("extends: recipe.yaml\nstages: {after: null}\n", encoding="utf-8")
+    assert list(read_recipe(str(path)).stages) == ["sft"]
+    assert list(read_recipe(write(tmp_path, GOOD), ["after=null"]).stages) == ["sft"]
+
+
 def test_steps_are_those_of_training_and_not_the_functions_of_a_curate_stage(tmp_path):
     text = GOOD.replace("  after:", "  clean: {kind: curate, steps: [deduplicate]}\n  after:")
     recipe = read_recipe(write(tmp_path, text), ["steps=7"])

@@ -36,6 +36,7 @@ _LABELS = {
     "gain": "gain of held-out accuracy",
     "gain_before_saturation": "gain of held-out accuracy up to reward saturation",
     "gain_after_saturation": "gain of held-out accuracy after reward saturation",
+    "pair_precision": "pairs that are the right way round",
     "faithful": "answers that follow from their steps",
     "faithful_right": "right answers that follow from their steps",
 }
@@ -54,6 +55,7 @@ _UNITS = {
     "rejected": "points",
     "recall": "points",
     "precision": "points",
+    "pair_precision": "points",
     "gap": "points",
     "saturation": "steps",
     "log_likelihood": "nats",
@@ -80,6 +82,7 @@ _LARGER_IS_BETTER = {
     "faithful_right": True,
     "recall": True,
     "precision": True,
+    "pair_precision": True,
     "gap": False,
     "kl": None,  # far from the start is what training is for; how far is worth knowing, not a fault
     "seconds": False,
