@@ -21,6 +21,7 @@ TITLES = {
     "loss": "Loss",
     "accuracy": "Accuracy",
     "reward": "Reward",
+    "imitated": "Share of imitation",
     "dead_groups": "Share of questions whose answers are worth the same",
     "length": "Tokens of an answer",
     "lr": "Learning rate",
