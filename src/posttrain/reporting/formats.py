@@ -5,7 +5,9 @@ import re
 from datetime import datetime
 from typing import Any, TypeGuard
 
-_SHARE = re.compile(r"^(average_|learned_)?accuracy|@\d+($|/)|^valid$|^truncated$|^imitated$|validity|_share$|_rate$|^faithful")
+_SHARE = re.compile(
+    r"^(average_|learned_)?accuracy|@\d+($|/)|^valid$|^truncated$|^imitated$|validity|_share$|_rate$|^faithful"
+)
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
@@ -14,7 +16,7 @@ def is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def is_share(name: str) -> bool:
-    """Is the metric `name` a share, of answers mostly, read best in percent (`accuracy`, `pass@4`, `format_validity` ...)?"""
+    """Is the metric `name` a share, read best in percent (`accuracy`, `pass@4`, `format_validity` ...)?"""
     return bool(_SHARE.search(name))
 
 
