@@ -3,6 +3,7 @@
 from posttrain.rewards import (
     levels,
     models,
+    next_step,
     partial,
     plan_adherence,
     program,
@@ -38,6 +39,7 @@ __all__ = [
     "levels",
     "model_reward",
     "models",
+    "next_step",
     "partial",
     "plan_adherence",
     "program",
