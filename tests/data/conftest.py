@@ -31,6 +31,11 @@ TEMPLATES = {
     + "{{ text + '<|im_end|>\n' }}"
     + _END
     + _PROMPT,
+    "strips_every_thought": _EACH
+    + _HEADER
+    + "{{ m['content'].split('</think>')[-1] + '<|im_end|>\n' }}"
+    + _END
+    + _PROMPT,
     "empty_thinking": _EACH
     + _HEADER
     + "{% if m['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m['content'] + '<|im_end|>\n' }}"

@@ -108,6 +108,16 @@ def test_an_answer_that_merges_with_the_generation_prompt_is_refused(make_tokeni
         assert "before turn 2 of 2" in refusal.detail
 
 
+def test_a_template_that_deletes_the_thought_to_be_learned_is_refused(make_tokenizer):
+    """Sheet 5, pitfalls: the student would learn bare answers, and its loss would still fall."""
+    tokenizer = make_tokenizer("strips_every_thought")
+    refusal = render(_sample("a", "<think>b</think>c"), tokenizer, CHAT)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "the chat template leaves something out"
+    assert "turn 2 of 2 has a thought" in refusal.detail
+    assert _trained(tokenizer, render(_sample("a", "c"), tokenizer, CHAT)) == "c<|im_end|>"
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused_only_where_those_are_trained(make_tokenizer):
     tokenizer = make_tokenizer("strips_thinking")
     sample = _sample("a", "<think>b</think>c", "d", "<think>e</think>f")

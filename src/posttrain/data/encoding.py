@@ -46,7 +46,7 @@ _REMEDIES = {
     "generation marks if it has any",
     ENDED_TWICE: "take the end-of-turn token out of the content: the template writes it",
     TEMPLATE_REFUSES: "change the order or the roles of the turns, or the template",
-    TEMPLATE_DROPS: "give the tokenizer a chat template that knows tools, or take them out of the rows",
+    TEMPLATE_DROPS: "give the tokenizer a chat template that writes tools and thoughts, or take them out of the rows",
     NO_TARGET: "every row needs an answer that begins before max_length",
     NOT_A_PAIR: "the objective compares answers (or counts by the scalar 'chosen'): every row needs prompt, chosen and "
     "rejected; take a loss that needs no pairs, such as nll, for rows with one answer (or kto, where every row has "

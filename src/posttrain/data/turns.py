@@ -28,6 +28,8 @@ NO_PROMPT = "nothing comes before the answer"
 TEMPLATE_REFUSES = "the chat template refuses the chat"
 TEMPLATE_DROPS = "the chat template leaves something out"
 
+THOUGHT_END = "</think>"
+
 _Key = tuple[int, bool]
 """A part of a chat: its first so many turns, and whether the generation prompt follows them."""
 
@@ -122,6 +124,9 @@ def _mask(
         if span.stop - span.start < 2:
             fields = ", ".join(sorted(chat.turns[turn]))
             return Refusal(TEMPLATE_DROPS, f"{_name(chat, turn)} is empty but for its end; it has the fields {fields}")
+        if _loses_thought(chat.turns[turn], whole.ids[span], tokenizer):
+            detail = f"{_name(chat, turn)} has a thought, of which the template writes nothing"
+            return Refusal(TEMPLATE_DROPS, f"{detail}: bare answers would be learned")
         target[span] = True if whole.marked is None else np.asarray(whole.marked[span], dtype=np.bool_)
         if not target[span].any():
             return Refusal(NO_TARGET, f"{_name(chat, turn)} has no token inside the template's generation marks")
@@ -166,6 +171,14 @@ def _span(
         token, rest = _shown(tokenizer, [alone.ids[end]]), _shown(tokenizer, alone.ids[stop : stop + 8])
         return Refusal(ENDED_TWICE, f"the content of {_name(chat, turn)} holds {token}, and goes on with {rest}")
     return slice(start, stop)
+
+
+def _loses_thought(turn: Message, ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Templates of reasoning models may delete the thought of a turn, the last one's too."""
+    content = turn.get("content")
+    if not isinstance(content, str) or THOUGHT_END not in content:
+        return False
+    return THOUGHT_END not in tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def _difference(part: list[int], whole: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
