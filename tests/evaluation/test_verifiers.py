@@ -22,8 +22,9 @@ KNOWN = {
     "tags": (3, 0),
     "program": (13, 0),
     "sql": (2, 10),
+    "smt": (6, 1),
 }
-RUN_CODE = ("program", "sql")
+RUN_CODE = ("program", "sql", "smt")
 COUNTS = ("right", "wrong")
 ERRORS = ("false_negatives", "false_positives")
 

@@ -21,6 +21,7 @@ from posttrain.evaluation.statistics import Interval, wilson
 from posttrain.rewards import Attempt, Score, Verify
 from posttrain.rewards.program import verify_program
 from posttrain.rewards.shaping import tags
+from posttrain.rewards.smt import verify_smt
 from posttrain.rewards.sql import verify_sql
 from posttrain.tasks.answers import verify_exact, verify_number
 from posttrain.tasks.chains import Chains
@@ -52,6 +53,7 @@ VERIFIERS: Mapping[str, Verify] = {
     "tags": _tags,
     "program": partial(verify_program, time_limit=1.0),
     "sql": partial(verify_sql, time_limit=1.0),
+    "smt": verify_smt,
 }
 """What is measured, by the name of its labelled set."""
 
