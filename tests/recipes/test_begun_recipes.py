@@ -48,6 +48,9 @@ def test_hints_are_imitated_and_not_reinforced(tmp_path: Path) -> None:
     run_quietly(small("seele", tmp_path))
     for row in metrics(tmp_path):
         assert 0.2 < row["begun"] < 0.95  # nearly everything at first, then what the curves say
+        assert row["reward/round1"] == 1.0
+        rounds = [row[f"reward/round{part}"] for part in (1, 2, 3, 4)]
+        assert sum(rounds) / 4 == pytest.approx(row["reward"])
         assert row["nll/loss"] > 0
         assert row["tokens"] > row["length"] * 12  # the hints count, in their own term
 

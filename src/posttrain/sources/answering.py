@@ -15,6 +15,7 @@ from posttrain.rewards import Attempt, Moment, Reward, Score, Verify
 from posttrain.rewards.attempt import Ask
 from posttrain.sources.beginnings import Beginning, Begun
 from posttrain.sources.rollout import Group, Question, Rollout, RolloutSettings
+from posttrain.sources.weighing import add
 
 Generate = Callable[[List[Sample], List[Prompt], int, Sampling, Step], List[Completion]]
 """`(samples, prompts, n, sampling, step)` -> `n` completions for each prompt, of the policy as it is in that step.
@@ -51,7 +52,7 @@ class Answering:
         for part in range(rounds):
             given = self._given(asked, places, part, self.settings.n // rounds, step)
             drawn = self._scored(asked, places, given, sampling, step, part)
-            self._tell(drawn, part == rounds - 1, step)
+            self._tell(drawn, part, step)
             for group, more in zip(groups, drawn, strict=True):
                 group += more
         apart = self.beginning is not None and self.beginning.apart
@@ -74,8 +75,8 @@ class Answering:
             given.append([cuts[count] for count in counts])
         return given
 
-    def _tell(self, groups: List[Group], last: bool, step: Step) -> None:
-        """Let the beginning hear, on every rank, what came of all ranks' answers."""
+    def _tell(self, groups: List[Group], part: int, step: Step) -> None:
+        """Let the beginning hear, on every rank, what came of all ranks' answers; logged as `reward/round1` ..."""
         if self.beginning is None:
             return
         own = [
@@ -84,6 +85,9 @@ class Answering:
             for r in group
             if r.score.error is None
         ]
+        if self.beginning.rounds > 1:
+            add(step, f"reward/round{part + 1}", sum(begun.reward for begun in own), len(own))
+        last = part == self.beginning.rounds - 1
         self.beginning.hear([begun for share in step.gather(own) for begun in share], last)
 
     def _scored(
