@@ -1,10 +1,11 @@
-"""Something for an answer that can be read, though it is wrong."""
+"""Something for an answer that is right in part."""
 
 from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 
+from posttrain.errors import UserError, nearest
 from posttrain.rewards.attempt import Attempt
 from posttrain.rewards.reward import reward
 from posttrain.rewards.score import Score
@@ -21,3 +22,14 @@ def partial_credit(attempt: Attempt, *, partial: Annotated[float, Field(ge=0, lt
     if verdict.error is not None or verdict.value >= 1:
         return verdict
     return replace(verdict, value=partial if attempt.extracted is not None else 0.0)
+
+
+@reward("part")
+def part(attempt: Attempt, *, of: str) -> Score:
+    """The part `of` of the task's score alone: of `autoformalisation` "compiles" is the gate without the judge."""
+    verdict = attempt.verdict
+    if verdict.error is not None:
+        return verdict
+    if of not in verdict.parts:
+        raise UserError(f"reward 'part': the task's score has no part '{of}': {nearest(of, verdict.parts)}")
+    return replace(verdict, value=verdict.parts[of])
