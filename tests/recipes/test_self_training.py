@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from running import manifest, metrics, run_quietly
 
+from posttrain.errors import UserError
 from posttrain.recipe import read_recipe
 
 SIZES = {"train": "steps=2", "evaluate": "max_new_tokens=8", "generate": "max_new_tokens=40", "curate": None}
@@ -52,3 +53,24 @@ def test_only_right_answers_are_imitated_online_beside_demonstrations(tmp_path: 
         right[answer["step"]] += answer["value"] == 1
     assert [row["sequences"] - 4 for row in trained] == [right[step] for step in sorted(right)]
     assert all(row["loss"] == pytest.approx((row["0:nll/loss"] + row["1:nll/loss"]) / 2) for row in trained)
+
+
+def test_a_question_without_a_right_answer_is_asked_again_with_a_hint_and_kept_without_it(tmp_path: Path) -> None:
+    run_small("star", tmp_path, "answers_1.hint=' The answer is {answer}.'", "answers_1.max_new_tokens=64")
+    asked = [json.loads(line) for line in (tmp_path / "samples" / "answers_1.jsonl").read_text().splitlines()]
+    plain, hinted = asked[:12], asked[12:]
+    assert sum(answer["value"] == 1 for answer in plain) + len(hinted) == 12
+    assert all(answer["prompt"].endswith(f" The answer is {answer['expected']}.") for answer in hinted)
+    kept = rows(tmp_path, "answers_1")
+    assert len(kept) == sum(answer["value"] == 1 for answer in asked)
+    assert not any("The answer is" in row["prompt"][-1]["content"] for row in kept)
+    assert manifest(tmp_path)["stages"]["answers_1"]["summary"]["kept_hinted"] == len(kept) - 12 + len(hinted)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["answers_1.hint=The answer"], "does not tell the answer"), (["answers_1.keep=all"], "'hint' has no effect")],
+)
+def test_a_hint_tells_the_answer_and_needs_right_ones(more: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_recipe("star", more)

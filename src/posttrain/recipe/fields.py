@@ -298,7 +298,20 @@ class Generate(Asked):
     keep: Literal["all", "right", "wrong"] = Field(
         "right", description="by the verifier, which 'all' does without; one row for each kept answer"
     )
+    hint: str | None = Field(
+        None,
+        description="behind questions without a right answer when they are asked once more, with their '{answer}'; "
+        "answers that are right then are kept as if there had been none",
+    )
     temperature: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _hints_tell_the_answer(self) -> "Generate":
+        if self.hint is not None and "{answer}" not in self.hint:
+            raise ValueError(f"hint: '{self.hint}' does not tell the answer: write {{answer}} where it should stand")
+        if self.keep != "right":
+            refuse_unread(self, ("hint",), "without keep: right")
+        return self
 
 
 class Curate(Rendered):
