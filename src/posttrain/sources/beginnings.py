@@ -159,7 +159,8 @@ class Whole(Forgetful):
     """`count` of a question's answers are its demonstration: scored, and compared with the others (LUFFY, SRFT).
 
     LUFFY (arXiv 2504.14945): a group of G - 1 own answers and one demonstration. The tokens are of origin
-    `demonstration`, to which the objectives `luffy` and `srft` give a weight of their own.
+    `demonstration`, to which the objectives `luffy` and `srft` give a weight of their own. Rewards of length find none
+    that was drawn.
     """
 
     origin = Origin.DEMONSTRATION

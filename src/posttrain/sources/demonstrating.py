@@ -6,9 +6,9 @@ from posttrain.data import Origin, Sequence
 from posttrain.sources.rollout import Group, Question, group_name
 
 
-def too_hard(group: Group, up_to: float) -> bool:
-    """Does the verifier take at most a share `up_to` of the answers? An empty group says nothing."""
-    return bool(group) and float(np.mean([rollout.attempt.verdict.value >= 1 for rollout in group])) <= up_to
+def share_right(group: Group) -> float:
+    """Of how many of the answers the verifier says that they are right."""
+    return float(np.mean([rollout.attempt.verdict.value >= 1 for rollout in group]))
 
 
 def as_demonstration(question: Question, place: int) -> Sequence:

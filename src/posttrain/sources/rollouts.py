@@ -13,7 +13,7 @@ from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.schedules import value_at
 from posttrain.sources.answering import Answering
-from posttrain.sources.demonstrating import as_demonstration, too_hard
+from posttrain.sources.demonstrating import as_demonstration, share_right
 from posttrain.sources.order import Order
 from posttrain.sources.rollout import (
     Group,
@@ -152,10 +152,8 @@ class Rollouts:
         self._check_errors(seen, step)
         _report(step, seen, [*live, *dead])
         self._watch_entropy(step)
-        if not sum(
-            step.gather(len(live) + len(shown))
-        ):  # nothing to tell apart: a step that teaches nothing, and says so
-            live = dead
+        if not sum(step.gather(len(live) + len(shown))):
+            live = dead  # nothing to tell apart: a step that teaches nothing, and says so
         rollouts = [rollout for group in live for rollout in chosen(group, self.settings.choose)]
         sequences = weighed(rollouts, step, self.settings, self.advantage, self._kl_weight, self._moments)
         worth = {id(r.attempt): mean_advantage(s) for r, s in zip(rollouts, sequences, strict=True)}
@@ -166,14 +164,13 @@ class Rollouts:
 
     def _demonstrated(self, group: Group, shown: list[Sequence], step: Step) -> bool:
         """Is a question too hard, so that its demonstration is `shown`, and takes the place of its answers?"""
-        if self.settings.demonstrate is None:
+        if self.settings.demonstrate is None or not group:
             return False
-        place = group[0].place if group else 0
-        question = self.questions[self._order[place]]
-        taken = too_hard(group, self.settings.demonstrate) and len(question.demonstration) > 0
+        question = self.questions[self._order[group[0].place]]
+        taken = share_right(group) <= self.settings.demonstrate and len(question.demonstration) > 0
         add(step, "demonstrated", float(taken), 1)
         if taken:
-            shown.append(as_demonstration(question, place))
+            shown.append(as_demonstration(question, group[0].place))
         return taken and not self.settings.collect
 
     def _collected(self, step: Step) -> list[list[Sequence]]:
