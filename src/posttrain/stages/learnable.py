@@ -57,8 +57,8 @@ def _check_comparison(rules: RolloutSource, objective: Objective) -> None:
         )
     if rules.choose == "all" and (blind := [term.name for term in objective.terms if _imitates_all(term)]):
         raise UserError(
-            f"the term '{blind[0]}' imitates every answer alike, wrong ones too: take it out, give it 'origins' without "
-            "rollout, or choose which answers to imitate: choose: right or best"
+            f"the term '{blind[0]}' imitates every answer alike, wrong ones too: take it out, give it 'origins' "
+            "without rollout, or choose which answers to imitate: choose: right or best"
         )
     if objective.needs_pairs != (rules.choose == "pairs"):
         raise UserError("a loss of preference pairs learns from rollouts with choose: pairs, and only such a loss does")
