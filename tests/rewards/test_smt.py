@@ -1,6 +1,9 @@
 """Formulas compared by z3: sheet 44's reward and its pitfalls."""
 
+import platform
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -146,6 +149,18 @@ def test_z3_that_does_not_answer_in_time_is_no_right_answer_and_is_replaced(monk
     assert score_comparison(found, "(>= a b)").parts == {"correct": 0, "format": 0, "compiles": 0, "judged": 0}
     monkeypatch.undo()
     assert compare_formulas.__wrapped__("(>= a b)", "(> a b)", INTEGERS).verdict == "weaker"
+
+
+def test_z3_works_in_a_process_without_privileges_files_and_much_memory() -> None:
+    compare_formulas.__wrapped__("(>= a b)", "(> a b)", INTEGERS)
+    process = Path(f"/proc/{smt._workers.idle[-1].process.pid}")
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+    assert (status["NoNewPrivs"], int(status["CapEff"], 16)) == ("1", 0)
+    if platform.machine() in ("x86_64", "aarch64"):
+        assert status["Seccomp"] == "2"
+    limits = (process / "limits").read_text()
+    assert re.search(r"Max address space +2147483648 +2147483648", limits)
+    assert re.search(r"Max processes +0 +0", limits)
 
 
 def test_every_verdict_has_its_place() -> None:
