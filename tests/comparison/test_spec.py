@@ -193,5 +193,5 @@ def test_a_comparison_that_ships_goes_by_its_name() -> None:
     spec = _spec(["continuum", "test.n=1"], {"seeds": 2})
     assert spec.name == "continuum"
     assert spec.seeds == [0, 1]
-    assert spec.set == {"test.n": 1}
+    assert spec.set["test.n"] == 1
     assert {"sft", "sft-then-grpo", "grpo"} <= set(spec.arms)
