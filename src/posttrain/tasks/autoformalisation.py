@@ -18,7 +18,8 @@ from posttrain.tasks.answers import answered
 from posttrain.tasks.generated import GeneratedTask, Part
 from posttrain.tasks.task import Difficulty, tasks
 
-NAMES = "k m n p q r s t"
+NAMES = "big calm cold fair fast glad kind loud"
+"""What numbers are called: words that the small base model knows, and has learned to repeat."""
 LARGEST = 20
 
 Language = Literal["smt", "lean"]
@@ -38,13 +39,13 @@ class Formula:
     parts: tuple["Formula", ...] = ()
 
     def smt(self) -> str:
-        """SMT-LIB: `(=> (> m 3) (= n 4))`."""
+        """SMT-LIB: `(=> (> big 3) (= calm 4))`."""
         if self.head in ("forall", "exists"):
             return f"({self.head} ((x Int)) {self.parts[0].smt()})"
         return f"({self.head} {' '.join(part.smt() for part in self.parts)})" if self.parts else self.head
 
     def lean(self) -> str:
-        """Lean 4: `(m > 3 → n = 4)`."""
+        """Lean 4: `((big > 3) → (calm = 4))`."""
         if not self.parts:
             return self.head
         parts = [part.lean() for part in self.parts]
@@ -97,7 +98,7 @@ def _relation(rng: Random, names: list[str]) -> Said:
 
 
 def _bound(rng: Random, names: list[str], orders: tuple[tuple[str, str], ...], *, named: bool) -> Said:
-    """A condition on `x`: `over p`."""
+    """A condition on `x`: `over big`."""
     word, sign = rng.choice(orders)
     value = names.pop() if named else str(rng.randint(2, LARGEST))
     return f"{word} {value}", _of(sign, _leaf("x"), _leaf(value))
@@ -202,7 +203,7 @@ class Autoformalisation(GeneratedTask[Statement]):
         return Statement(template, f"{text}.", formula, tuple(sorted(used)))
 
     def prompt(self, problem: Statement) -> str:
-        """`Formalise: if m is more than n then p is not 7.` (no capital: names have their case)"""
+        """`Formalise: if big is more than calm then fair is not 7.` (no capital: names have their case)"""
         return f"Formalise: {problem.text}"
 
     def demonstration(self, problem: Statement, style: str) -> str:
