@@ -106,6 +106,7 @@ def test_rounds_are_drawn_and_learned_from_at_the_chosen_temperature() -> None:
     assert mouth.temperatures == [*np.round(np.arange(0.5, 1.21, 0.05), 6), 0.75]
     assert [s.scalars["temperature"] for s in sequences] == [0.75] * 4
     assert here.report["temperature"] == (0.75, 1)
+    assert here.report["tempered_entropy"] == pytest.approx((entropy(0.75), 1))
     assert here.report["sampled_entropy"] == pytest.approx((4.0, 8.0))  # 0.5 nats a token
     assert here.report["entropy_outside"] == (1.0, 1)  # 0.45 is the most
 

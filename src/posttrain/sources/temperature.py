@@ -53,10 +53,14 @@ class EntropyTemperature:
         self._rounds = 0
 
     def at(self, step: Step, entropy: Callable[[float], float]) -> float:
-        """The temperature of the next round; `entropy(T)` measures H_T. Every rank must call it as often."""
+        """The temperature of the next round; `entropy(T)` measures H_T. Every rank must call it as often.
+
+        Where it was measured, the log has H_T of the chosen one as `tempered_entropy`.
+        """
         if self.value is None or self._rounds == self.every:
-            distance = {temperature: abs(entropy(temperature) - self.target) for temperature in self.grid}
-            self.value, self._rounds = min(self.grid, key=lambda temperature: distance[temperature]), 0
+            found = {temperature: entropy(temperature) for temperature in self.grid}
+            self.value, self._rounds = min(self.grid, key=lambda tried: abs(found[tried] - self.target)), 0
+            step.report["tempered_entropy"] = (found[self.value], 1)
         self._rounds += 1
         return self.value
 
