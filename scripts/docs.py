@@ -1,7 +1,7 @@
 """Write what is generated: `python scripts/docs.py`. `--check` only compares.
 
-docs/recipes.md, docs/methods.md, the table of benchmarks/README.md, and in docs/methods/ what claims showed (with their
-figures) and what a step costs, where a page says `<!-- claim:NN -->` or `<!-- cost:NAME -->`.
+docs/recipes.md, docs/methods.md, docs/unified-view.md, the table of benchmarks/README.md, and in docs/methods/ what
+claims showed (with their figures) and what a step costs, where a page says `<!-- claim:NN -->` or `<!-- cost:NAME -->`.
 """
 
 import sys
@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from measured import benchmark_page, method_pages
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from unified_view import page
 
 from posttrain.adaptation import adapters
 from posttrain.advantages import advantages
@@ -119,6 +120,7 @@ def generated() -> dict[Path, str]:
     """Every generated file with its text."""
     docs = ROOT / "docs"
     pages = {docs / "recipes.md": recipes_page(), docs / "methods.md": methods_page()}
+    pages |= {docs / "unified-view.md": HEAD + page()}
     return pages | {ROOT / "benchmarks" / "README.md": benchmark_page(ROOT)} | method_pages(ROOT)
 
 
