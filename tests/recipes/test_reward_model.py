@@ -21,6 +21,7 @@ from posttrain.training.step import score_sequences
 
 SMALL = ["data.train.count=16", "data.test.count=4", "answers.n=6", "answers.max_new_tokens=40", "best.n=4"]
 SMALL += ["judge.steps=3", "judge.lr=1e-3", "train.steps=1", "train.rollouts.prompts=2", "train.rollouts.n=3"]
+SMALL += ["test_answers.n=6", "test_answers.max_new_tokens=40"]
 SMALL += ["train.rollouts.max_new_tokens=24", "best.max_new_tokens=40", "test.max_new_tokens=8"]
 
 
@@ -71,6 +72,30 @@ def test_the_recipe_runs_and_the_reward_model_learns(finished: Path) -> None:
     best = json.loads((finished / "results" / "best.json").read_text())["metrics"]
     assert best["reranked@1"] == pytest.approx(best["accuracy"])
     assert best["reranked@4"] <= best["pass@4"]
+    held_out = json.loads((finished / "results" / "held_out.json").read_text())["metrics"]
+    assert 0 <= held_out["reward_accuracy"] <= 1
+
+
+def test_the_share_of_pairs_that_a_reward_model_is_right_about_is_measured(finished: Path, tmp_path: Path) -> None:
+    question = {"role": "user", "content": "What is 1 + 1?"}
+    sides = [[{"role": "assistant", "content": text}] for text in ("2", "Compute 7, then 3.", "11 is it")]
+    pairs = [(one, other) for one in sides for other in sides if one != other]
+    rows = [{"prompt": [question], "chosen": one, "rejected": other} for one, other in pairs]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = Recipe.model_validate(
+        {
+            "name": "measured",
+            "model": str(finished / "models" / "judge"),
+            "data": {"pairs": str(tmp_path / "pairs.jsonl")},
+            "stages": {"held_out": {"kind": "evaluate", "data": "pairs"}},
+            "out": str(tmp_path / "run"),
+        }
+    )
+    run_quietly(recipe)
+    found = json.loads((tmp_path / "run" / "results" / "held_out.json").read_text())["metrics"]
+    assert found["pairs"] == 6
+    assert found["reward_accuracy"] == 0.5  # every pair comes in both orders
+    assert found["reward_margin"] == pytest.approx(0, abs=1e-6)
 
 
 def test_transformers_reads_the_same_rewards_also_of_a_padded_batch(finished: Path) -> None:
@@ -124,7 +149,9 @@ def test_reward_models_of_other_kinds_are_saved_and_asked(more: list[str], tmp_p
     [
         (["best.rerank=base"], "is asked for rewards, but is a language model"),
         (["train.rollouts.reward={name: learned, model: base}"], "is asked for rewards, but is a language model"),
-        (["best.model=judge"], "reward model, which cannot answer"),
+        (["best.model=judge"], "'rerank' is measured along answers, and 'judge' is a reward model"),
+        (["test.model=judge", "test.reference=null"], "measured on preference pairs, and there are none"),
+        (["test_answers.model=judge"], "reward model, which cannot answer"),
         (["train.init_from=judge"], "it learns by 'bradley_terry' or 'outcome'"),
         (["judge.objective=[bradley_terry, nll]"], "'nll' needs the next token"),
         (["judge.watch={data: test, every: 1}"], "'watch' has no meaning"),

@@ -228,7 +228,8 @@ class Train(Rendered):
 
 
 class Evaluate(Asked):
-    """Draw answers and score them; of data without right answers, measure how likely the given responses are."""
+    """Draw answers and score them; of data without right answers, measure how likely the given responses are; of a
+    reward model and preference pairs, how often it likes the chosen answer best."""
 
     kind: Literal["evaluate"] = "evaluate"
     data: str = Field("test", description="name of a data set")

@@ -1,4 +1,5 @@
-"""The evaluate stage: answers, scores, intervals; of data without right answers, how likely its responses are."""
+"""The evaluate stage: answers, scores, intervals; of data without right answers, how likely its responses are; of a
+reward model, how often it prefers the better answer."""
 
 import json
 import time
@@ -20,10 +21,11 @@ from posttrain.stages.asking import ask, asked_as, can_be_scored, plan_questions
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
 from posttrain.stages.files import write_atomically
-from posttrain.stages.judging import check_judge, rewards_of
+from posttrain.stages.judging import check_judge, is_judge, rewards_of
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.planning import ask_by_plans, plan_metrics
+from posttrain.stages.preferred import plan_preferred, preferred
 from posttrain.stages.scoring import behind_prompt, mean_scores
 from posttrain.stages.shape import check_one_vocabulary
 
@@ -32,6 +34,9 @@ UNSCORED = "no right answers are given (a column 'answer'): the likelihood of th
 
 def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
     """Check models and data; render every prompt and see that an answer fits behind it."""
+    if is_judge(context, stage.model):
+        pairs = None if context.pending(context.data(stage.data)) else questions(context, stage.data)
+        return plan_preferred(context, stage, pairs)
     if stage.reference is not None:
         check_one_vocabulary(context, stage.model, stage.reference)
     if stage.rerank is not None:
@@ -75,12 +80,16 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
     samples = questions(context, stage.data)
     policy = load_policy(context, stage.model) if stage.server is None else None
     started = time.perf_counter()
-    if can_be_scored(context, stage.data, samples):
+    is_reward = policy is not None and policy.is_reward
+    if not is_reward and can_be_scored(context, stage.data, samples):
         content = _answered(context, name, stage, samples, policy)
     else:
-        _check_responses(stage, samples)
-        assert policy is not None
-        found = _likelihood(context, policy, samples, stage)
+        if is_reward:
+            found = preferred(context, stage, samples)
+        else:
+            _check_responses(stage, samples)
+            assert policy is not None
+            found = _likelihood(context, policy, samples, stage)
         content = {"metrics": {"samples": len(samples), **found}, "problems": {}, "result": None, "tokens": 0}
         content["seconds"] = time.perf_counter() - started
     content |= {"stage": name, "model": stage.model, "data": stage.data}
