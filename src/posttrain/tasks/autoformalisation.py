@@ -18,9 +18,9 @@ from posttrain.tasks.answers import answered
 from posttrain.tasks.generated import GeneratedTask, Part
 from posttrain.tasks.task import Difficulty, tasks
 
-NAMES = "big calm cold fair fast glad kind loud"
+NAMES = "big calm cold fair fast glad"
 """What numbers are called: words that the small base model knows, and has learned to repeat."""
-LARGEST = 20
+LARGEST = 9
 
 Language = Literal["smt", "lean"]
 OPERATORS: dict[Language, dict[str, str]] = {
