@@ -119,3 +119,15 @@ def test_both_rewards_of_claim_49_are_those_of_the_recipe() -> None:
     first, last = recipe.stages["train_1"], recipe.stages["train"]
     assert first.rollouts == last.rollouts
     assert (first.objective, first.steps, first.lr) == (last.objective, last.steps, last.lr)
+
+
+def test_what_is_learned_is_reckoned_at_the_temperature_that_it_was_drawn_at(tmp_path: Path) -> None:
+    small = ["data.train.count=8", "train.steps=2", "train.rollouts.prompts=2", "train.rollouts.n=3"]
+    small += ["train.rollouts.max_new_tokens=16", "train.rollouts.mini_batches=2"]
+    small += ["train.rollouts.temperature={name: linear, start: 2.0, end: 1.0}"]
+    recipe = read_recipe("grpo", [*small, f"out={tmp_path}"])
+    run_quietly(recipe.model_copy(update={"stages": {"train": recipe.stages["train"]}}))
+    first, *_ = of_stage(tmp_path, "train")
+    assert first["temperature"] == 2
+    assert first["sampler_gap"] < 1e-4  # at temperature 1 the same tokens are whole nats likelier
+    assert first["ratio"] == pytest.approx(1, abs=1e-4)
