@@ -37,6 +37,7 @@ def test_golden_numbers_of_groups(spec, half, one_of_eight):
 
 def test_epsilon_is_the_peers_and_may_be_changed():
     assert found("group", [1, 0, 0, 1])[0] == pytest.approx(0.5 / (0.57735027 + 1e-6))
+    assert found("group", [1] + [0] * 7)[:2] == pytest.approx([2.474867, -0.353552], abs=1e-6)
     assert found({"name": "group", "eps": 1e-4}, [1, 0, 0, 1])[0] == pytest.approx(0.5 / (0.57735027 + 1e-4))
 
 

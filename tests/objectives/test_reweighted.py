@@ -151,6 +151,24 @@ def test_the_cutoff_of_phi_silences_tokens_above_it() -> None:
     assert_near(found[1], [-0.125, 0.125])
 
 
+def test_tokens_that_are_impossible_cost_nothing() -> None:
+    """Sheet 43, check 5: p log p tends to 0."""
+    logits = torch.tensor([[-torch.inf, 0.0]], dtype=torch.float64)
+    assert losses("chord_phi", batch_of([[0]]), logits).item() == 0
+
+
+def test_the_ablations_of_phi() -> None:
+    batch, logits = batch_of([[0, 0, 0]]), two_tokens(0.9, 0.5, 0.1)
+    plain = {"name": "chord_phi", "by": "importance"}
+    assert_near(losses(plain, batch, logits), losses("dft", batch, logits).tolist())
+    clipped = gradient(lambda at: losses({**plain, "cutoff": 0.4}, batch, at), logits)
+    assert_near(clipped, [[0, 0], [0, 0], [-0.1 * 0.9, 0.1 * 0.9]])
+    entropy = [0.325083, 0.693147, 0.325083]
+    found, metrics = results({"name": "chord_phi", "by": "entropy"}, batch, logits)
+    assert_near(metrics["weight"], entropy)
+    assert_near(found, -np.array(entropy) * np.log([0.9, 0.5, 0.1]))
+
+
 # Importance-weighted SFT
 
 

@@ -129,7 +129,10 @@ def test_golden_fits():
     assert found.rate(0.5) == pytest.approx(0.4410, abs=1e-3)
     assert sum((found.accuracy(p) - a) ** 2 for p, a in points) == pytest.approx(0.002976, abs=1e-5)
     more = fit([*points, (0.4, 0.375)])
-    assert (more.slope, more.rate(0.5)) == pytest.approx((8.091, 0.4538), abs=2e-3)
+    assert (more.slope, more.ability, more.rate(0.5)) == pytest.approx((8.091, -0.4538, 0.4538), abs=2e-3)
+    assert sum((more.accuracy(p) - a) ** 2 for p, a in [*points, (0.4, 0.375)]) == pytest.approx(0.003868, abs=1e-5)
+    middle = Curve(10, -0.5, 0)
+    assert sum((middle.accuracy(p) - p) ** 2 for p in (0, 0.5, 1)) == pytest.approx(8.958851e-5, rel=1e-6)
     loose = fit([(0.75, 0.875), (0.0, 0.0), (1.0, 1.0)])
     assert loose.accuracy(0.75) == pytest.approx(0.875, abs=0.02)
     assert 0.6 < loose.rate(0.5) < 0.75

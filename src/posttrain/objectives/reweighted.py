@@ -16,7 +16,7 @@ from torch import Tensor
 
 from posttrain.data import Sequence
 from posttrain.data.batch import Batch
-from posttrain.data.scores import REFERENCE_LOGPROBS, Chunk, Need, TokenScores
+from posttrain.data.scores import ENTROPY_METRIC, REFERENCE_LOGPROBS, Chunk, Need, TokenScores
 from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.objectives.objective import TermLoss, objective
@@ -62,8 +62,18 @@ def focal(scores: TokenScores, batch: Batch, *, gamma: NonNegative = 2.0, detach
     return -(weight.detach() if detach_weight else weight) * scores.logprobs, metrics
 
 
-@objective("chord_phi")
-def chord_phi(scores: TokenScores, batch: Batch, *, cutoff: Probability = 1.0) -> TermLoss:
+def _phi_needs(*, by: str, cutoff: float) -> tuple[Need, ...]:
+    return (ENTROPY_METRIC,) if by == "entropy" else ()
+
+
+@objective("chord_phi", needs=_phi_needs)
+def chord_phi(
+    scores: TokenScores,
+    batch: Batch,
+    *,
+    by: Literal["phi", "importance", "entropy"] = "phi",
+    cutoff: Probability = 1.0,
+) -> TermLoss:
     """The token weights of CHORD-φ on demonstrations: neither known nor nearly impossible tokens teach much.
 
     ℓ_t = -sg(p_t (1 - p_t)) log p_t  `[N]`; mean over tokens, not divided by the sum of the weights.
@@ -71,13 +81,19 @@ def chord_phi(scores: TokenScores, batch: Batch, *, cutoff: Probability = 1.0) -
     arXiv 2508.11408, by sheet 43 and the authors' code (Trinity-RFT), which agree. `cutoff` c < 1 is a switch of the
     code alone: log p_t is replaced by min(log p_t, log c), so that tokens above it have no gradient; the weight still
     reads p_t. The loss is at most 0.26 a token, so the learning rate (or the term's `weight`) of plain likelihood is
-    not that of φ. Metric: `weight` `[N]`.
+    not that of φ. The paper's ablations: `by: importance` is p_t (that is `dft`), with `cutoff: 0.4` its clipped
+    form; `entropy` is H(π_t) in nats (the paper says in proportion to it, not by which factor). Its focal weights are
+    those of `focal` with `detach_weight`. Metric: `weight` `[N]`.
     """
     logprobs = scores.logprobs
-    weight = logprobs.detach().exp() * -torch.expm1(logprobs.detach())
+    p = logprobs.detach().exp()
+    if by == "phi":
+        factor = p * -torch.expm1(logprobs.detach())
+    else:
+        factor = p if by == "importance" else scores[ENTROPY_METRIC.name]
     if cutoff < 1:
         logprobs = logprobs.clamp(max=math.log(cutoff))
-    return weighted_nll(weight, logprobs), {"weight": weight}
+    return weighted_nll(factor, logprobs), {"weight": factor}
 
 
 def _iw_needs(
