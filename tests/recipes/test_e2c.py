@@ -44,12 +44,19 @@ def test_the_naive_baseline_has_the_same_stages_and_other_data() -> None:
 def test_exploration_only_fine_tuning_trains_nothing_behind_the_mark(tmp_path: Path) -> None:
     data = ["data.known.count=8", "data.domain.count=8", "data.test.count=3"]
     steps = ["e2c.steps=1", "e2c.batch_size=4", "train.steps=2", "train.batch_size=4"]
-    run_small("ef-sft", tmp_path, *data, *steps, *small(("before", "test")))
+    run_small("ef-sft", tmp_path, *data, *steps, "train.data=beginnings", *small(("before", "test")))
     rows = [json.loads(line) for line in (tmp_path / "data" / "beginnings.jsonl").read_text().splitlines()]
     texts = [row["response"][0]["content"] for row in rows]
     assert all(text.startswith("<plan>1. ") and text.endswith("</plan><execute>") for text in texts)
     whole, plans = ([row["tokens"] for row in metrics(tmp_path) if row["stage"] == stage] for stage in ("e2c", "train"))
     assert max(plans) < min(whole) / 2
+
+
+def test_by_default_known_whole_answers_stand_beside_the_plans() -> None:
+    recipe = read_recipe("ef-sft", [])
+    beginnings, known = recipe.data["both"].mix or []
+    assert recipe.stages["train"].data == "both"  # type: ignore[union-attr]
+    assert (beginnings.stage, known.task) == ("beginnings", recipe.data["known"].task)
 
 
 def test_a_model_makes_plans_of_its_solutions_and_executions_of_its_plans(tmp_path: Path) -> None:
