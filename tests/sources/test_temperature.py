@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from steps import on_ranks
 
 from posttrain.advantages import build_advantage
 from posttrain.data import Sample, user
@@ -98,6 +99,13 @@ def test_entropies_are_the_mean_over_all_drawn_tokens() -> None:
     assert mean_entropy(QUESTIONS, mouth, sampling, step()) == pytest.approx(0.408282, abs=1e-6)
     assert mean_entropy([], mouth, sampling, step()) == 0.0
     assert mouth.temperatures == [0.85, 0.85]
+
+
+def test_a_rank_without_questions_hears_of_the_others() -> None:
+    def work(questions: list[Question], gather: Any) -> float:
+        return mean_entropy(questions, Mouth(), Sampling(temperature=0.85), step(gather=gather))
+
+    assert on_ranks([QUESTIONS, []], work) == pytest.approx([0.408282] * 2, abs=1e-6)
 
 
 def test_rounds_are_drawn_and_learned_from_at_the_chosen_temperature() -> None:
