@@ -29,7 +29,8 @@ def claim_text(root: Path, name: str, figures: dict[str, str]) -> str:
     for claim in content["claims"]:
         lines.append(f"| {claim['text']} | {found_text(result, claim)} | **{claim['verdict']}** |")
     machine, seeds = content["machine"], len(content["comparison"]["seeds"])
-    made = f"`posttrain claim run {name}`: {seeds} seeds, {machine['cores']} cores ({machine['cpu']})."
+    cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
+    made = f"`posttrain claim run {name}`: {seeds} seeds, {cores} ({machine['cpu']})."
     return "\n".join([*lines, "", f"![{path.stem}: every seed of every arm](figures/{path.stem}.svg)", "", made])
 
 
