@@ -4,6 +4,7 @@ docs/recipes.md, docs/methods.md, docs/unified-view.md, the table of benchmarks/
 claims showed (with their figures) and what a step costs, where a page says `<!-- claim:NN -->` or `<!-- cost:NAME -->`.
 """
 
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ from posttrain.advantages import advantages
 from posttrain.catalogue import FAMILIES, papers, status
 from posttrain.curation import curations
 from posttrain.objectives import objectives
-from posttrain.recipe import Thinking, fields, shipped_recipes
+from posttrain.recipe import Thinking, fields, inputs, rollouts, shipped_recipes, training
 from posttrain.registry import Registry
 from posttrain.rewards import rewards
 from posttrain.sources import transforms
@@ -39,14 +40,7 @@ def kind_of(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(str(choice) for choice in get_args(annotation))
     text = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
-    for old, new in (
-        ("posttrain.recipe.fields.", ""),
-        ("posttrain.recipe.decoding.", ""),
-        ("typing.", ""),
-        ("annotated_types.", ""),
-        ("NoneType", "null"),
-    ):
-        text = text.replace(old, new)
+    text = re.sub(r"posttrain\.recipe\.\w+\.|typing\.|annotated_types\.", "", text).replace("NoneType", "null")
     return text.split("Annotated[")[-1].split(", Gt(")[0].split(", BeforeValidator")[0].split(", FieldInfo")[0]
 
 
@@ -80,21 +74,20 @@ def recipes_page() -> str:
         "`resume` means to go on with a run that was cut off, with everything as it was; `init_from` means to start "
         "from a model's weights, and from nothing else of it.",
         f"## The recipe\n\n{table(fields.Recipe)}",
-        f"## A model\n\n{table(fields.Model)}",
-        f"## A data set\n\n{table(fields.Data)}",
+        f"## A model\n\n{table(inputs.Model)}",
+        f"## A data set\n\n{table(inputs.Data)}",
         "Rows are read in the ecosystem's shapes: `messages` (`[{role, content}, ...]`), `prompt` with `completion`, "
         "`prompt` with `chosen` and `rejected`, Alpaca, ShareGPT, `question` with `answer` (GSM8K). A column `answer` "
         "beside the first two holds the right answer of a row: what drawn answers are scored against. Without it an "
         "evaluation measures how likely the given responses are (perplexity) and draws none, and `generate` can keep "
         "`all` of its answers, but not choose.",
-        f"## A server\n\n{(fields.Server.__doc__ or '').strip()}\n\n{table(fields.Server)}",
+        f"## A server\n\n{(rollouts.Server.__doc__ or '').strip()}\n\n{table(rollouts.Server)}",
     ]
     for name, model in fields.STAGE_KINDS.items():
         parts.append(f"## Stage `{name}`\n\n{(model.__doc__ or '').strip()}\n\n{table(model)}")
-    parts.append(f"### `watch`\n\n{(fields.Watch.__doc__ or '').strip()}\n\n{table(fields.Watch)}")
-    parts.append(f"### `thinking`\n\n{(Thinking.__doc__ or '').strip()}\n\n{table(Thinking)}")
-    parts.append(f"### `early_stopping`\n\n{(fields.EarlyStop.__doc__ or '').strip()}\n\n{table(fields.EarlyStop)}")
-    parts.append(f"### `rollouts`\n\n{(fields.RolloutSource.__doc__ or '').strip()}\n\n{table(fields.RolloutSource)}")
+    sections = {"watch": training.Watch, "thinking": Thinking, "early_stopping": training.EarlyStop}
+    for name, model in (sections | {"rollouts": rollouts.RolloutSource}).items():
+        parts.append(f"### `{name}`\n\n{(model.__doc__ or '').strip()}\n\n{table(model)}")
     rooms = {"Objectives": objectives, "Advantages": advantages, "Rewards": rewards, "Transforms": transforms}
     rooms |= {"Adapters": adapters, "Tasks": tasks, "Curation": curations}
     for title, registry in rooms.items():

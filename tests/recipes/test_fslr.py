@@ -10,7 +10,8 @@ import pytest
 from running import manifest, metrics, run_quietly
 
 from posttrain.recipe import check_recipe, read_recipe, shipped_recipes
-from posttrain.recipe.fields import Curate, Train
+from posttrain.recipe.fields import Curate
+from posttrain.recipe.training import Train
 from posttrain.tasks.word_problems import WordProblems
 
 SMALL = ["train.steps=2", "batch_size=4", "data.train.count=12", "data.test.count=3", "test.max_new_tokens=24"]

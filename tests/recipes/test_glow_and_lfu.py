@@ -11,7 +11,7 @@ from running import assert_same_run, manifest, metrics, run_quietly
 
 from posttrain.objectives import build_objective
 from posttrain.recipe import check_recipe, read_recipe, shipped_recipes
-from posttrain.recipe.fields import Train
+from posttrain.recipe.training import Train
 from posttrain.training import loop
 from posttrain.training.loop import Interrupted
 

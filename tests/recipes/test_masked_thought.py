@@ -9,7 +9,7 @@ import pytest
 from running import assert_same_run, metrics, run_quietly
 
 from posttrain.recipe import check_recipe, read_recipe, shipped_recipes
-from posttrain.recipe.fields import Train
+from posttrain.recipe.training import Train
 from posttrain.sources import corruption
 from posttrain.training.loop import Interrupted
 

@@ -6,19 +6,17 @@ from posttrain.recipe.fields import (
     Asked,
     Continual,
     Curate,
-    Data,
     Evaluate,
     Generate,
     Merge,
-    Model,
     Recipe,
     Stage,
-    Train,
-    Watch,
 )
+from posttrain.recipe.inputs import Data, Model
 from posttrain.recipe.plans import Plans
 from posttrain.recipe.reading import changed_fields, check_recipe, read_recipe, shipped_recipes, to_yaml
 from posttrain.recipe.rollouts import RolloutServer, RolloutSource, Server
+from posttrain.recipe.training import Train, Watch
 
 __all__ = [
     "Asked",

@@ -8,7 +8,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from posttrain.errors import nearest
-from posttrain.recipe.fields import STAGE_KINDS, Data, Model, Recipe
+from posttrain.recipe.fields import STAGE_KINDS, Recipe
+from posttrain.recipe.inputs import Data, Model
 from posttrain.recipe.yaml_text import line_of
 
 Keys = tuple[str, ...]

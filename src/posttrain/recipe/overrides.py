@@ -3,7 +3,8 @@
 from typing import Any
 
 from posttrain.errors import UserError
-from posttrain.recipe.fields import STAGE_KINDS, Data, Model, Recipe
+from posttrain.recipe.fields import STAGE_KINDS, Recipe
+from posttrain.recipe.inputs import Data, Model
 from posttrain.recipe.messages import suggestion
 from posttrain.recipe.yaml_text import yaml_value
 

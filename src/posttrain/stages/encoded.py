@@ -14,7 +14,7 @@ from posttrain.data.token_store import EncodedDataset
 from posttrain.errors import UserError
 from posttrain.policy.loading import context_length
 from posttrain.recipe import Data
-from posttrain.recipe.fields import Rendered
+from posttrain.recipe.training import Rendered
 from posttrain.stages.context import Context
 
 Forced = str | Mapping[str, str]
