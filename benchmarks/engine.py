@@ -14,7 +14,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     return 2 * size**3 / best
 
 
-def measure(contenders: dict[str, Callable[[], list[int]]], repetitions: int) -> dict[str, Any]:
+def measure(contenders: Mapping[str, Callable[[], list[int]]], repetitions: int) -> dict[str, Any]:
     """Tokens per second of each, taken in turns after one round to warm up."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     lengths: dict[str, list[int]] = {name: [] for name in contenders}
@@ -174,9 +175,9 @@ def main() -> None:
     }
     for kind, varied in (("varied", True), ("equal", False)):
         contenders = {
-            "posttrain": lambda varied=varied: ours(model, tokenizer, varied, options.slots),
-            "transformers": lambda varied=varied: theirs(model, varied, options.slots),
-            "transformers_all_rows": lambda varied=varied: theirs(model, varied, PROMPTS * SAMPLES),
+            "posttrain": partial(ours, model, tokenizer, varied, options.slots),
+            "transformers": partial(theirs, model, varied, options.slots),
+            "transformers_all_rows": partial(theirs, model, varied, PROMPTS * SAMPLES),
         }
         found = measure(contenders, options.repetitions)
         mine = found["posttrain"]["tokens_per_second"]
