@@ -70,6 +70,7 @@ def test_defaults_leave_out_options_that_must_be_given(pieces: Registry[Piece]) 
         ("zzz", "unknown reward 'zzz': known: exact, length, table"),
         ({"target": 5}, r"reward \{'target': 5\} has no 'name'; known: exact, length, table"),
         ({"name": 3}, "has no 'name'"),
+        ({"name:exact": None}, "has no 'name'; YAML wants a space behind a colon; known"),
         ({"name": "length", "targt": 5}, "unknown option 'targt' of reward 'length': did you mean 'target'?"),
         ({"name": "length", 7: 5}, "unknown option '7' of reward 'length': known: slope, target, unit"),
         ({"name": "exact", "sample": "x"}, "unknown option 'sample' of reward 'exact': known: none"),

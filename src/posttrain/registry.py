@@ -71,7 +71,8 @@ class Registry(Generic[T]):
         """
         given = {"name": spec} if isinstance(spec, str) else dict(spec)
         if not isinstance(given.get("name"), str):
-            raise UserError(f"{self.kind} {given!r} has no 'name'; known: {', '.join(self)}")
+            unspaced = "; YAML wants a space behind a colon" if any(":" in str(key) for key in given) else ""
+            raise UserError(f"{self.kind} {given!r} has no 'name'{unspaced}; known: {', '.join(self)}")
         name = given.pop("name")
         self[name]
         model = self._models[name]

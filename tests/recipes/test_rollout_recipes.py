@@ -95,3 +95,18 @@ def test_what_cannot_learn_is_refused_before_anything_is_drawn(more: list[str], 
     with pytest.raises(UserError, match=message):
         run_quietly(small("grpo", tmp_path / "run", *more))
     assert not (tmp_path / "run" / "samples").exists()
+
+
+def test_rows_of_question_and_answer_become_questions_by_renaming_a_column(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "1 + 1 = ?", "answer": "2"}\n{"question": "2 + 1 = ?", "answer": "3"}\n')
+    given = [f"data.train={rows}", "train.steps=1", "train.rollouts.prompts=2", "train.rollouts.n=2"]
+
+    def run_on(*more: str) -> None:
+        recipe = read_recipe("grpo", [*given, "train.rollouts.max_new_tokens=8", f"out={tmp_path / 'run'}", *more])
+        run_quietly(recipe.model_copy(update={"stages": {"train": recipe.stages["train"]}}))
+
+    with pytest.raises(UserError, match=r"columns=\{question: prompt\}"):
+        run_on()
+    run_on("data.train.columns={question: prompt}")
+    assert {row["expected"] for row in drawn(tmp_path / "run")} == {"2", "3"}

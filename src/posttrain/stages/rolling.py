@@ -168,8 +168,10 @@ class RolloutSupply:
         missing = [sample for sample in self.samples if not self.context.has_verifier(sample)]
         if missing:
             raise UserError(
-                f"data '{self.stage.data}': {len(missing)} of {len(self.samples)} samples have no 'answer', which "
-                "reward 'task' and 'demonstrate' compare with; add a column 'answer', or choose another reward"
+                f"data '{self.stage.data}': {len(missing)} of {len(self.samples)} samples have no right answer, which "
+                "reward 'task' and 'demonstrate' compare with: give rows a column 'answer', beside 'prompt' or "
+                "'messages' (beside 'question' it is the response, whose right answer stands behind '####'; "
+                "columns={question: prompt} renames it), or choose another reward"
             )
 
 
