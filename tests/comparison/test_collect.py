@@ -76,6 +76,12 @@ def test_several_train_stages_are_also_added_up(tmp_path: Path) -> None:
     assert values["sft.seconds"] == 4.0
 
 
+def test_what_stages_imitated_is_weighed_by_their_steps(tmp_path: Path) -> None:
+    stages = {"sft": stage(4.0, imitated=1.0, steps=30), "grpo": stage(6.0, imitated=0.0, steps=10)}
+    folder = write_run(tmp_path / "r", [*train_rows("sft", 3), *train_rows("grpo", 2)], {}, stages)
+    assert collect({"a": {0: folder}})[0]["a"][0].values["train.imitated"] == 0.75
+
+
 def test_problems_are_in_one_order_for_all_runs(tmp_path: Path) -> None:
     one = {"metrics": {"accuracy": 0.5}, "problems": {"x": 1.0, "y": 0.0}}
     two = {"metrics": {"accuracy": 1.0}, "problems": {"z": 1.0, "x": 1.0}}

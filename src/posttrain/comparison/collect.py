@@ -73,6 +73,8 @@ def _values(run: Run, trained: Sequence[str]) -> dict[str, float]:
         values |= {f"train.{name}": number for name, number in spent[trained[-1]].items()}
         for name in ("seconds", "steps", "trained_tokens", "input_tokens"):
             values[f"train.{name}"] = sum(numbers.get(name, 0.0) for numbers in spent.values())
+        shares = [numbers.get("imitated", 0.0) * numbers.get("steps", 0.0) for numbers in spent.values()]
+        values["train.imitated"] = sum(shares) / max(1.0, values["train.steps"])
     return values
 
 
