@@ -24,7 +24,7 @@ LOGITS = torch.tensor([[2.0, 0.0, -1.0]])
 QUESTIONS = [Question(Sample((user(f"{n}?"),), answer="1"), np.array([7, n], np.int32)) for n in range(6)]
 
 
-def entropy(temperature: float) -> float:
+def entropy(temperature: float, count: int = 64) -> float:
     function = ENTROPY_METRIC.function
     assert function is not None
     return float(function(Chunk(LOGITS.double() / temperature, torch.zeros(1, dtype=torch.long), torch.zeros(1))))
@@ -82,7 +82,7 @@ def test_the_closest_temperature_of_the_grid_is_taken_and_kept() -> None:
     rule = EntropyTemperature()
     assert rule.grid == pytest.approx(np.arange(0.5, 1.21, 0.05))
     assert rule.at(step(), entropy) == 0.75  # 0.725553 lies between; H(0.75) = 0.322, H(0.7) = 0.276
-    assert rule.at(step(1), lambda temperature: 0.0) == 0.75
+    assert rule.at(step(1), lambda temperature, count: 0.0) == 0.75
     assert EntropyTemperature(target=0.1).at(step(), entropy) == 0.5
     assert EntropyTemperature(low=0.8, high=0.8).grid == [0.8]
 
@@ -90,7 +90,7 @@ def test_the_closest_temperature_of_the_grid_is_taken_and_kept() -> None:
 def test_with_every_it_is_measured_again() -> None:
     rule = EntropyTemperature(every=2)
     assert [rule.at(step(), entropy), rule.at(step(), entropy)] == [0.75, 0.75]
-    assert rule.at(step(), lambda temperature: entropy(temperature) - 0.2) == 0.95
+    assert rule.at(step(), lambda temperature, count: entropy(temperature) - 0.2) == 0.95
 
 
 def test_entropies_are_the_mean_over_all_drawn_tokens() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence as List
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from posttrain.advantages import Columns, Outcomes
 from posttrain.data import Sequence
 from posttrain.data.step import Step
 from posttrain.errors import UserError
-from posttrain.schedules import value_at
 from posttrain.sources.answering import Answering
 from posttrain.sources.demonstrating import as_demonstration, share_right
 from posttrain.sources.order import Order
@@ -26,8 +25,19 @@ from posttrain.sources.rollout import (
     packed,
     unpacked,
 )
-from posttrain.sources.temperature import EntropyTemperature, Temperature, mean_entropy
+from posttrain.sources.temperature import ScheduledTemperature, Temperature, mean_entropy
 from posttrain.sources.weighing import KLWeight, RunningMoments, add, mean_advantage, weighed
+
+
+@dataclass
+class _Round:
+    """The answers to a round's questions: of groups that tell something apart, of groups that do not, and all that
+    were drawn, those without a reward too; `shown`: demonstrations in the place of answers."""
+
+    live: list[Group] = field(default_factory=list)
+    dead: list[Group] = field(default_factory=list)
+    seen: list[Rollout] = field(default_factory=list)
+    shown: list[Sequence] = field(default_factory=list)
 
 
 class Rollouts:
@@ -52,7 +62,7 @@ class Rollouts:
     ) -> None:
         self.questions, self.settings, self.answering = questions, settings, answering
         self.advantage, self.record, self.rank, self.ranks = advantage, record, rank, ranks
-        self.temperature = settings.sampling.temperature if temperature is None else temperature
+        self.temperature = temperature or ScheduledTemperature(settings.sampling.temperature)
         self._order = Order(len(questions), seed)
         self._asked = 0
         self._barren = 0
@@ -83,7 +93,7 @@ class Rollouts:
             "kl_weight": self._kl_weight.value,
             "moments": self._moments.state,
             "beginning": self.answering.beginning.state() if self.answering.beginning is not None else {},
-            "temperature": self.temperature.state() if isinstance(self.temperature, EntropyTemperature) else {},
+            "temperature": self.temperature.state(),
             "rounds": [[_packed(part) for part in parts] for parts in self._rounds],
             "kept": [_packed(group) for group in self._kept],
             "waiting": _packed(self._waiting),
@@ -96,8 +106,7 @@ class Rollouts:
         self._moments.state = first["moments"]
         if self.answering.beginning is not None:
             self.answering.beginning.restore(first["beginning"])
-        if isinstance(self.temperature, EntropyTemperature):
-            self.temperature.restore(first["temperature"])
+        self.temperature.restore(first["temperature"])
         same = len(states) == self.ranks
         shares = [states[self.rank]] if same else states
         self._rounds = [
@@ -133,34 +142,36 @@ class Rollouts:
 
     def _answered(self, step: Step) -> list[Sequence]:
         """This rank's sequences of the next questions' answers, with their advantages."""
-        live: list[Group] = []
-        dead: list[Group] = []
-        shown: list[Sequence] = []
-        seen: list[Rollout] = []
-        temperature = self._temperature(step)
-        for _ in range(1 + self.settings.refills):
-            lacking = self.settings.prompts - sum(step.gather(len(live) + len(shown)))
-            if lacking <= 0:
-                break
-            groups = self._ask(lacking, step, temperature)
-            seen += [rollout for group in groups for rollout in group]
-            for group in groups:
-                usable = [r for r in group[: self.settings.learned] if r.score.error is None]
-                if self._demonstrated(usable, self._waiting if self.settings.collect else shown, step):
-                    continue
-                (dead if self.settings.refills and is_dead(usable) else live).append(usable)
-        self._check_errors(seen, step)
-        _report(step, seen, [*live, *dead])
-        self._watch_entropy(step)
-        if not sum(step.gather(len(live) + len(shown))):
-            live = dead  # nothing to tell apart: a step that teaches nothing, and says so
-        rollouts = [rollout for group in live for rollout in chosen(group, self.settings.choose)]
+        found = self._drawn(step)
+        self._check_errors(found.seen, step)
+        _report(step, found.seen, [*found.live, *found.dead])
+        self.temperature.watch(step)
+        some = sum(step.gather(len(found.live) + len(found.shown)))
+        # with nothing to tell apart it is a step that teaches nothing, and says so
+        groups = found.live if some else found.dead
+        rollouts = [rollout for group in groups for rollout in chosen(group, self.settings.choose)]
         sequences = weighed(rollouts, step, self.settings, self.advantage, self._kl_weight, self._moments)
         worth = {id(r.attempt): mean_advantage(s) for r, s in zip(rollouts, sequences, strict=True)}
         for value in worth.values():
             add(step, "advantage_size", abs(value), 1)
-        self.record([replace(rollout, advantage=worth.get(id(rollout.attempt), 0.0)) for rollout in seen], step.index)
-        return [*(self._replayed(sequences) if self.settings.replay else sequences), *shown]
+        self.record([replace(r, advantage=worth.get(id(r.attempt), 0.0)) for r in found.seen], step.index)
+        return [*(self._replayed(sequences) if self.settings.replay else sequences), *found.shown]
+
+    def _drawn(self, step: Step) -> _Round:
+        """This rank's answers to the next questions, and to others in the place of those that tell nothing apart."""
+        temperature = self.temperature.at(step, lambda tried, count: self._entropy(tried, count, step))
+        found = _Round()
+        for _ in range(1 + self.settings.refills):
+            lacking = self.settings.prompts - sum(step.gather(len(found.live) + len(found.shown)))
+            if lacking <= 0:
+                break
+            for group in self._ask(lacking, step, temperature):
+                found.seen += group
+                usable = [r for r in group[: self.settings.learned] if r.score.error is None]
+                if self._demonstrated(usable, self._waiting if self.settings.collect else found.shown, step):
+                    continue
+                (found.dead if self.settings.refills and is_dead(usable) else found.live).append(usable)
+        return found
 
     def _demonstrated(self, group: Group, shown: list[Sequence], step: Step) -> bool:
         """Is a question too hard, so that its demonstration is `shown`, and takes the place of its answers?"""
@@ -180,36 +191,13 @@ class Rollouts:
         found, self._waiting = self._waiting, []
         return [found]
 
-    def _temperature(self, step: Step) -> float:
-        """That of a round's answers; logged where it may move."""
-        if isinstance(self.temperature, EntropyTemperature):
-            temperature = self.temperature.at(step, lambda tried: self._entropy(tried, step))
-        else:
-            temperature = value_at(self.temperature, step)
-        if temperature <= 0:
-            raise UserError(
-                f"rollouts.temperature is {temperature:g} in step {step.index + 1} by its schedule: answers to learn "
-                "from are drawn at temperatures above 0"
-            )
-        if isinstance(self.temperature, EntropyTemperature) or callable(self.temperature):
-            add(step, "temperature", temperature, 1)
-        return temperature
-
-    def _entropy(self, temperature: float, step: Step) -> float:
-        """H_T of the first questions' answers, one each."""
-        assert isinstance(self.temperature, EntropyTemperature)
-        places = range(min(self.temperature.questions, len(self.questions)))[self.rank :: self.ranks]
+    def _entropy(self, temperature: float, count: int, step: Step) -> float:
+        """H_T of the answers to the first `count` questions, one each."""
+        places = range(min(count, len(self.questions)))[self.rank :: self.ranks]
         questions = [self.questions[self._order[place]] for place in places]
         sampling = replace(self.settings.sampling, temperature=temperature)
         with step.lap("time/temperature"):
             return mean_entropy(questions, self.answering.generate, sampling, step)
-
-    def _watch_entropy(self, step: Step) -> None:
-        """Has what was drawn left the entropy that its temperature was chosen for?"""
-        if isinstance(self.temperature, EntropyTemperature):
-            shares = step.gather(step.report.get("sampled_entropy", (0.0, 0.0)))
-            entropy = sum(share[0] for share in shares) / max(1, sum(share[1] for share in shares))
-            add(step, "entropy_outside", float(not self.temperature.holds(entropy)), 1)
 
     def _ask(self, count: int, step: Step, temperature: float) -> list[Group]:
         """The groups of this rank's share of the next `count` questions."""

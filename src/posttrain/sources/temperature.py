@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
@@ -13,15 +13,72 @@ from posttrain.errors import UserError
 from posttrain.generation import Prompt, Sampling
 from posttrain.registry import Registry
 from posttrain.rewards import Attempt
-from posttrain.schedules import Schedule, build_schedule
+from posttrain.schedules import Schedule, build_schedule, value_at
 from posttrain.sources.answering import Generate, stream_key
 from posttrain.sources.rollout import Question
+from posttrain.sources.weighing import add
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
-temperatures: Registry[Any] = Registry("temperature")
+Entropy = Callable[[float, int], float]
+"""`(T, count)` -> H_T in nats of an answer to each of the first `count` questions. Every rank must call it as often."""
+
+
+class Temperature(Protocol):
+    """What says at which temperature a round is drawn; one that may move is logged as `temperature`.
+
+    Every rank must call `at` before each round, and `watch` behind it.
+    """
+
+    def at(self, step: Step, entropy: Entropy) -> float:
+        """That of the next round, above 0; `entropy` measures what the policy's answers have at another."""
+        ...
+
+    def watch(self, step: Step) -> None:
+        """A round was drawn at it, and is in the step's report."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint; the same on every rank."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        ...
+
+
+temperatures: Registry[Callable[..., Temperature]] = Registry("temperature")
 """What sets the temperature by what it has measured, by the name that a recipe gives it."""
+
+
+class ScheduledTemperature:
+    """A number, or a schedule."""
+
+    def __init__(self, value: float | Schedule) -> None:
+        self.value = value
+
+    def at(self, step: Step, entropy: Entropy) -> float:
+        """See `Temperature.at`. Raises `UserError` in a step in which the schedule is not above 0."""
+        temperature = value_at(self.value, step)
+        if temperature <= 0:
+            raise UserError(
+                f"rollouts.temperature is {temperature:g} in step {step.index + 1} by its schedule: answers to learn "
+                "from are drawn at temperatures above 0"
+            )
+        if callable(self.value):
+            add(step, "temperature", temperature, 1)
+        return temperature
+
+    def watch(self, step: Step) -> None:
+        """Nothing."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: it is a function of the step."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing."""
 
 
 @temperatures.register("entropy")
@@ -52,17 +109,21 @@ class EntropyTemperature:
         self.value: float | None = None
         self._rounds = 0
 
-    def at(self, step: Step, entropy: Callable[[float], float]) -> float:
-        """The temperature of the next round; `entropy(T)` measures H_T. Every rank must call it as often.
-
-        Where it was measured, the log has H_T of the chosen one as `tempered_entropy`.
-        """
+    def at(self, step: Step, entropy: Entropy) -> float:
+        """See `Temperature.at`. Where it was measured, the log has H_T of the chosen one as `tempered_entropy`."""
         if self.value is None or self._rounds == self.every:
-            found = {temperature: entropy(temperature) for temperature in self.grid}
+            found = {temperature: entropy(temperature, self.questions) for temperature in self.grid}
             self.value, self._rounds = min(self.grid, key=lambda tried: abs(found[tried] - self.target)), 0
             step.report["tempered_entropy"] = (found[self.value], 1)
         self._rounds += 1
+        add(step, "temperature", self.value, 1)
         return self.value
+
+    def watch(self, step: Step) -> None:
+        """Log as `entropy_outside` whether what was drawn has left the entropy that the temperature was chosen for."""
+        shares = step.gather(step.report.get("sampled_entropy", (0.0, 0.0)))
+        entropy = sum(share[0] for share in shares) / max(1, sum(share[1] for share in shares))
+        add(step, "entropy_outside", float(not self.holds(entropy)), 1)
 
     def holds(self, entropy: float) -> bool:
         """Is an entropy between two thirds of the target and one and a half times it? (0.2 to 0.45 around 0.3.)"""
@@ -77,16 +138,12 @@ class EntropyTemperature:
         self.value, self._rounds = state["value"], state["rounds"]
 
 
-Temperature = float | Schedule | EntropyTemperature
-
-
 def build_temperature(spec: Any) -> Temperature:
-    """A number as it is, the schedule of a mapping, or `{name: entropy, ...}`. Raises `UserError` for all else."""
+    """That of a number, of a schedule's mapping, or of `{name: entropy, ...}`. Raises `UserError` for all else."""
     if isinstance(spec, Mapping) and spec.get("name") in temperatures:
         name, options = temperatures.options(spec)
-        found: EntropyTemperature = temperatures[name](**options)
-        return found
-    return build_schedule(spec, "rollouts.temperature, where it is not {name: entropy, ...},")
+        return temperatures[name](**options)
+    return ScheduledTemperature(build_schedule(spec, "rollouts.temperature, where it is not {name: entropy, ...},"))
 
 
 def mean_entropy(questions: List[Question], generate: Generate, sampling: Sampling, step: Step) -> float:
@@ -108,7 +165,7 @@ def mean_entropy(questions: List[Question], generate: Generate, sampling: Sampli
             drawn=completion.drawn,
         )
         sequences.append(replace(answer.sequence, scalars={"temperature": sampling.temperature}))
-    entropies = [scores["entropy_metric"].double() for scores in step.score(sequences, (ENTROPY_METRIC,))]
+    entropies = [scores[ENTROPY_METRIC.name].double() for scores in step.score(sequences, (ENTROPY_METRIC,))]
     shares = step.gather((sum(float(values.sum()) for values in entropies), sum(len(values) for values in entropies)))
     total, count = (float(sum(part)) for part in zip(*shares, strict=True))
     return total / max(1.0, count)
