@@ -87,6 +87,10 @@ def test_what_cannot_be_split_is_refused() -> None:
         UserError, match="108 samples with source 'many' are needed for parts of 60 and 60 that share 0"
     ):
         overlapping_by_source(pool(many=90, few=10), 60, 60, 0.0, 0, "source")
+    with pytest.raises(UserError, match=r"50 items \(50% of 100\) cannot be shared with a part of 10"):
+        overlapping_by_source(pool(first=200), 10, 100, 0.5, 0, "source")
+    with pytest.raises(UserError, match="at least 1 item"):
+        overlapping_by_source(pool(first=9), 0, 2, 0.5, 0, "source")
     with pytest.raises(UserError, match="from 0 to 1"):
         overlapping_by_source(pool(first=9), 2, 2, 1.5, 0, "source")
     with pytest.raises(UserError, match="no 'topic' in its meta, only source"):
@@ -100,6 +104,8 @@ def test_a_question_is_the_same_whatever_its_case_and_spaces() -> None:
     ]
     assert len({normalised_questions(sample) for sample in told}) == 2
     assert curate({"name": "deduplicate", "by": "question"}, told, 0, {}) == [told[0], told[3]]
+    silent = [Sample(({"role": "system", "content": text},)) for text in "ab"]  # with no question to be the same
+    assert curate({"name": "deduplicate", "by": "question"}, silent, 0, {}) == silent
     assert curate({"name": "deduplicate", "by": "prompt"}, told, 0, {}) == told
     assert decontaminate(told, [told[2]]) == ([told[3]], told[:3])
 

@@ -90,8 +90,8 @@ def deduplicate(samples: list[Sample], seed: int, *, by: Literal["id", "prompt",
         return splitting.deduplicate(samples)
     first: dict[Any, Sample] = {}
     for sample in samples:
-        name = sample.prompt_id if by == "prompt" else splitting.normalised_questions(sample)
-        first.setdefault(name, sample)
+        question = splitting.normalised_questions(sample) if by == "question" else ()
+        first.setdefault(question or sample.prompt_id, sample)
     return list(first.values())
 
 

@@ -36,14 +36,8 @@ def overlapping_split(
 
     `a` is the same for every overlap. Raises `UserError` where there are too few items, or fewer in `a` than shared.
     """
-    if not 0 <= overlap <= 1:
-        raise UserError(f"overlap is {overlap}; it is a share of the second part, from 0 to 1")
     ordered = _shuffled(items, seed)
-    shared = round(overlap * size_b)
-    if min(size_a, size_b) < 1:
-        raise UserError(f"sizes {size_a} and {size_b}: both parts need at least 1 item")
-    if shared > size_a:
-        raise UserError(f"{shared} items ({overlap:.0%} of {size_b}) cannot be shared with a part of {size_a}")
+    shared = _shared(size_a, size_b, overlap)
     needed = size_a + size_b - shared
     if needed > len(ordered):
         raise UserError(
@@ -61,13 +55,12 @@ def overlapping_by_source(
     `source`: a key of the samples' `meta`, or "task". What is in `b` and not in `a` at some overlap is in `b` at every
     smaller one too. Raises `UserError` like `overlapping_split`, and for samples without that key.
     """
-    if not 0 <= overlap <= 1:
-        raise UserError(f"overlap is {overlap}; it is a share of the second part, from 0 to 1")
+    shared_in_all = _shared(size_a, size_b, overlap)
     by_source: dict[str, list[Sample]] = {}
     for sample in samples:
         by_source.setdefault(_source(sample, source), []).append(sample)
     counts = {name: len(by_source[name]) for name in sorted(by_source)}
-    sizes = [_apportioned(size, counts) for size in (size_a, size_b, round(overlap * size_b))]
+    sizes = [_apportioned(size, counts) for size in (size_a, size_b, shared_in_all)]
     a: list[Sample] = []
     b: list[Sample] = []
     for name, of_source in by_source.items():
@@ -75,12 +68,24 @@ def overlapping_by_source(
         if in_a + in_b - shared > len(of_source):
             raise UserError(
                 f"{in_a + in_b - shared} samples with {source} '{name}' are needed for parts of {size_a} and {size_b} "
-                f"that share {sum(sizes[2].values())}; there are {len(of_source)}"
+                f"that share {shared_in_all}; there are {len(of_source)}"
             )
         ordered = _shuffled(of_source, seed)
         a += ordered[:in_a]
         b += ordered[in_a - shared : in_a - shared + in_b]
     return _shuffled(a, seed), _shuffled(b, seed + 1)
+
+
+def _shared(size_a: int, size_b: int, overlap: float) -> int:
+    """How many items are in both parts."""
+    if not 0 <= overlap <= 1:
+        raise UserError(f"overlap is {overlap}; it is a share of the second part, from 0 to 1")
+    if min(size_a, size_b) < 1:
+        raise UserError(f"sizes {size_a} and {size_b}: both parts need at least 1 item")
+    shared = round(overlap * size_b)
+    if shared > size_a:
+        raise UserError(f"{shared} items ({overlap:.0%} of {size_b}) cannot be shared with a part of {size_a}")
+    return shared
 
 
 def _source(sample: Sample, key: str) -> str:
