@@ -1,5 +1,6 @@
 """Rewards of length and of where an answer stands, against the numbers of sheet 49."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from posttrain.data import Origin, Sample, Sequence, user
 from posttrain.data.batch import collate
 from posttrain.data.scores import TokenScores
 from posttrain.objectives.policy_gradient import _ppo, kl
-from posttrain.rewards import Attempt, Score
+from posttrain.rewards import Attempt, Moment, Score, build_reward
 from posttrain.rewards.shaping import answer_before_end, cosine_length, relative_length
 
 LENGTHS = [0, 10_000, 15_000, 20_000, 30_000, 40_000]
@@ -53,6 +54,14 @@ def test_golden_length_reward_of_a_group() -> None:
     assert relative(lengths, [False, True, False], cap_wrong=True) == pytest.approx([0, 0, -0.5])
     assert relative([7, 7], [True, False], cap_wrong=True) == [0, 0]
     assert relative(lengths, [False] * 3) == pytest.approx([0.5, 0, -0.5])
+
+
+def test_an_answer_that_cannot_be_verified_is_not_a_wrong_one() -> None:
+    unknown = replace(attempt(4), verify=lambda sample, text: Score(0.0, error="no answer to compare with"))
+    for spec in ({"name": "cosine_length", "longest": 10}, {"name": "relative_length", "cap_wrong": True}):
+        ((right, found),) = build_reward(spec)([[attempt(9), unknown]], Moment())
+        assert right.error is None
+        assert found.error == "no answer to compare with"
 
 
 def test_golden_sum_and_advantages_of_a_group() -> None:

@@ -81,13 +81,15 @@ def cosine_length(
     unit: Literal["characters", "tokens"] = "characters",
     right: tuple[float, float] = (1.0, 0.1),
     wrong: tuple[float, float] = (-1.0, -0.1),
-) -> float:
+) -> Score | float:
     """A right answer is worth the more the shorter it is, a wrong one the less: half a cosine over its length.
 
     v_end + (v_0 - v_end) (1 + cos πx) / 2, x = min(1, length / `longest`); `right` and `wrong` are (v_0, v_end). Right
     is what the verifier gives its full mark. The reward of arXiv 2507.08267 (whose code counts characters: 30,000 or
     48,000), with its numbers.
     """
+    if attempt.verdict.error is not None:
+        return attempt.verdict
     length = len(attempt.text) if unit == "characters" else attempt.length
     left = (1 + math.cos(math.pi * min(1.0, length / longest))) / 2
     at_0, at_end = right if attempt.verdict.value >= 1 else wrong
@@ -105,7 +107,9 @@ def answer_before_end(attempt: Attempt, *, answer: str = r"oxed\{.*?\}", end: st
 
 
 @group_reward("relative_length")
-def relative_length(attempts: List[Attempt], progress: float, *, cap_wrong: bool = False) -> list[float]:
+def relative_length(
+    attempts: List[Attempt], progress: float, *, cap_wrong: bool = False
+) -> list[float] | list[Score | float]:
     """0.5 for the shortest attempt at a question to -0.5 for the longest, in proportion; 0 where all are equally long.
 
     λ of Kimi k1.5 (arXiv 2501.12599): 0.5 - (len - min) / (max - min). With `cap_wrong` a wrong attempt gets min(0, λ),
@@ -116,7 +120,10 @@ def relative_length(attempts: List[Attempt], progress: float, *, cap_wrong: bool
     shares = [0.5 - (size - least) / (most - least) if most > least else 0.0 for size in lengths]
     if not cap_wrong:
         return shares
-    return [
-        share if attempt.verdict.value >= 1 else min(0.0, share)
-        for attempt, share in zip(attempts, shares, strict=True)
-    ]
+    return [_capped(attempt.verdict, share) for attempt, share in zip(attempts, shares, strict=True)]
+
+
+def _capped(verdict: Score, share: float) -> Score | float:
+    if verdict.error is not None:
+        return verdict
+    return share if verdict.value >= 1 else min(0.0, share)
