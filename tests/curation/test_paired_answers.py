@@ -106,6 +106,11 @@ def test_self_consistency_is_the_share_of_new_answers_that_come_to_the_same() ->
     assert (asked.response, drawing.n, drawing.scored) == ((), 5, False)
 
 
+def test_answers_that_no_stage_has_drawn_cannot_agree() -> None:
+    with pytest.raises(UserError, match="no sample has a 'final_answer'"):
+        curate("self_consistency", [Sample((user("q"),), (assistant("4"),))], 0, {"m": Says("4")})
+
+
 PAIR = paired(both("How many?", ("good", "bad"), (1, 0)))
 
 
@@ -139,3 +144,8 @@ def test_one_order_alone_believes_what_stands_first() -> None:
 def test_a_prompt_without_a_place_for_an_answer_is_refused() -> None:
     with pytest.raises(UserError, match=r"no place for \{second\}"):
         curate({"name": "self_judge", "prompt": "{question} {first}"}, PAIR, 0, {"m": Says("")})
+
+
+def test_what_is_no_pair_cannot_be_judged() -> None:
+    with pytest.raises(UserError, match="has no rejected answer"):
+        curate("self_judge", SHEET, 0, {"m": Says("")})

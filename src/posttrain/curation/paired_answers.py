@@ -91,8 +91,13 @@ def self_consistency(
     """Give every answer the share of `n` new answers of the stage's models that come to the same, as a scalar.
 
     A stand-in for a judge where the model is too small to be one; no right answer is read. An answer without a final
-    answer that can be read agrees with nothing.
+    answer that can be read agrees with nothing. Raises `UserError` where the data are no answers of a generate stage.
     """
+    if not any(FINAL_ANSWER in sample.meta for sample in samples):
+        raise UserError(
+            f"curation 'self_consistency': no sample has a '{FINAL_ANSWER}' in its meta, so that all would agree with "
+            "nothing: give it answers that a generate stage has drawn"
+        )
     questions = {sample.prompt_id: replace(sample, response=(), rejected=(), meta={}) for sample in samples}
     drawing = Drawing(n, temperature, max_new_tokens, scored=False)
     drawn = [model.draw(list(questions.values()), drawing) for model in models.values()]

@@ -2,6 +2,9 @@
 
 import re
 from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
 
 from posttrain.curation.curation import Drawing, Models, Reply, curations
 from posttrain.data import Sample, user
@@ -33,7 +36,7 @@ def self_judge(
     *,
     prompt: str = PROMPT,
     both_orders: bool = True,
-    max_new_tokens: int = 32,
+    max_new_tokens: Annotated[int, Field(ge=1)] = 32,
 ) -> list[Sample]:
     """Keep pairs whose chosen answer the stage's models rate higher than the rejected one, strictly.
 
@@ -46,6 +49,11 @@ def self_judge(
     """
     if missing := [place for place in _PLACES if place not in prompt]:
         raise UserError(f"curation 'self_judge', option 'prompt': it has no place for {' and '.join(missing)}")
+    if alone := [sample.id for sample in samples if not sample.rejected]:
+        raise UserError(
+            f"curation 'self_judge': sample {alone[0]} has no rejected answer to judge beside its chosen one: it comes "
+            "behind 'paired_answers'"
+        )
     drawing = Drawing(1, 0.0, max_new_tokens, scored=False)
     asked = [(model, swap) for model in models.values() for swap in ((False, True) if both_orders else (False,))]
     found = [
