@@ -51,8 +51,8 @@ def compare_propositions(candidate: str, gold: str, binders: str, command: str) 
     if not is_plain(candidate, binders):
         return Comparison("malformed", "no plain formula over the declared names")
     if (wrong := _run(command, f"example {binders} : Prop := ({candidate})")) is not None:
-        if _run(command, f"example {binders} : Prop := ({gold})") is not None:
-            raise UserError(f"Lean cannot read the right proposition {gold}: {wrong}")
+        if (cause := _run(command, f"example {binders} : Prop := ({gold})")) is not None:
+            raise UserError(f"Lean cannot read the right proposition {gold}: {cause}")
         return Comparison("malformed", wrong)
     asked: dict[Verdict, str] = {
         "same": f"({candidate}) ↔ ({gold})",
