@@ -77,7 +77,7 @@ def srft(
     have plain importance weights p (`gamma` 0), are choices made here. Metrics: those of `luffy`.
     """
     loss, given, metrics = _with_demonstrations(scores, batch, gamma, clip_low, clip_high)
-    lifted = positive * batch.mean_by_sequence(scores["entropy_metric"]).exp()[batch.sequence]
+    lifted = positive * batch.mean_by_sequence(scores[ENTROPY_METRIC.name]).exp()[batch.sequence]
     return torch.where(~given & (batch.column("advantage") > 0), lifted * loss, loss), metrics
 
 
@@ -89,6 +89,6 @@ def entropy_nll(scores: TokenScores, batch: Batch) -> TermLoss:
     has that from memory, and the mean over the sequence is a choice made here. Metrics `[S]`: `entropy`,
     `entropy_weight`.
     """
-    entropy = batch.mean_by_sequence(scores["entropy_metric"])
+    entropy = batch.mean_by_sequence(scores[ENTROPY_METRIC.name])
     weight = (-entropy).exp()
     return -weight[batch.sequence] * scores.logprobs, {"entropy": entropy, "entropy_weight": weight}

@@ -144,10 +144,10 @@ def _joined(pattern: str, meaning: Callable[[Formula, Formula], Formula]) -> Cal
 def _nested(rng: Random, names: list[str]) -> Said:
     """Three relations."""
     (first, a), (second, b), (third, c) = (_relation(rng, names) for _ in range(3))
-    sign, word = rng.choice((("and", "and"), ("or", "or")))
+    word = rng.choice(("and", "or"))
     if rng.random() < 0.5:
-        return f"if {first} {word} {second} then {third}", _of("=>", _of(sign, a, b), c)
-    return f"if {first} then {second} {word} {third}", _of("=>", a, _of(sign, b, c))
+        return f"if {first} {word} {second} then {third}", _of("=>", _of(word, a, b), c)
+    return f"if {first} then {second} {word} {third}", _of("=>", a, _of(word, b, c))
 
 
 def _guarded(rng: Random, names: list[str]) -> Said:
