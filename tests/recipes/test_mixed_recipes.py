@@ -64,6 +64,7 @@ def test_from_imitation_to_exploration_at_a_step(tmp_path: Path) -> None:
     run_quietly(small("continuum", tmp_path, "imitation={name: switch, start: 1, end: 0, at: 2}"))
     assert [("reward" in row, row["sequences"]) for row in metrics(tmp_path)] == [(False, 4), (False, 4), (True, 12)]
     assert imitated(tmp_path) == pytest.approx(2 / 3, abs=1e-3)
+    assert [row.get("imitated") for row in metrics(tmp_path)] == [None, None, 0]  # from where it is mixed
 
 
 def test_what_demonstrations_weigh_among_all_is_logged(tmp_path: Path) -> None:

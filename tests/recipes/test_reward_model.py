@@ -98,6 +98,26 @@ def test_the_share_of_pairs_that_a_reward_model_is_right_about_is_measured(finis
     assert found["reward_margin"] == pytest.approx(0, abs=1e-6)
 
 
+def test_what_a_stage_wrote_without_pairs_is_refused_by_its_name(finished: Path, tmp_path: Path) -> None:
+    row = {"prompt": [{"role": "user", "content": "1 + 1?"}], "completion": [{"role": "assistant", "content": "2"}]}
+    (tmp_path / "plain.jsonl").write_text(json.dumps(row) + "\n")
+    stages = {
+        "kept": {"kind": "curate", "data": "plain", "steps": ["deduplicate"]},
+        "held_out": {"kind": "evaluate", "data": "kept"},
+    }
+    recipe = Recipe.model_validate(
+        {
+            "name": "measured",
+            "model": str(finished / "models" / "judge"),
+            "data": {"plain": str(tmp_path / "plain.jsonl")},
+            "stages": stages,
+            "out": str(tmp_path / "run"),
+        }
+    )
+    with pytest.raises(UserError, match="data 'kept': a reward model is measured on preference pairs"):
+        run_quietly(recipe)
+
+
 def test_transformers_reads_the_same_rewards_also_of_a_padded_batch(finished: Path) -> None:
     folder = finished / "models" / "judge"
     sequences = answers()

@@ -13,7 +13,7 @@ from posttrain.errors import UserError
 from posttrain.evaluation import Answer
 from posttrain.recipe import Evaluate, check_recipe
 from posttrain.stages import planning
-from posttrain.stages.planning import ask_by_plans, plan_metrics
+from posttrain.stages.planning import ask_by_plans, plan_metrics, plan_plans
 
 SAMPLE = Sample((user("?"),), (assistant("<P>own</P><E>5"),), answer="5")
 TAGS = {"opened": "<P>", "end": "</P>", "execute": "<E>"}
@@ -93,6 +93,31 @@ def test_a_given_plan_is_carried_out_and_nothing_is_drawn(by_plans: Any) -> None
     _, script, metrics = by_plans([], select="given")
     assert script.asked == ["<P>own</P><E>"]
     assert metrics == {"decoded_tokens": 10, "executions": 1}
+
+
+@pytest.mark.parametrize(
+    ("rules", "longest", "begun"),
+    [
+        ({"max_new_tokens": 30}, 50, "<P></P><E>"),
+        ({"select": "given"}, 20, "<P>own</P><E>"),
+    ],
+)
+def test_a_plan_and_its_execution_have_to_fit(
+    rules: dict[str, Any], longest: int, begun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fits(context: Any, stage: Evaluate, samples: Any, *, forced: Any) -> tuple[dict[str, int], tuple[str, ...]]:
+        assert (stage.max_new_tokens, forced) == (longest, {SAMPLE.id: begun})
+        return {"problems": 1}, ()
+
+    monkeypatch.setattr(planning, "plan_questions", fits)
+    stage = Evaluate.model_validate({"max_new_tokens": 20, "plans": {**TAGS, **rules}})
+    assert plan_plans(None, stage, [SAMPLE]) == ({"problems": 1}, ())  # type: ignore[arg-type]
+
+
+def test_a_response_without_a_plan_is_found_before_anything_runs() -> None:
+    stage = Evaluate.model_validate({"plans": {"select": "given"}})
+    with pytest.raises(UserError, match="no '</EXPLORATION>' that ends a plan"):
+        plan_plans(None, stage, [SAMPLE])  # type: ignore[arg-type]
 
 
 def test_executions_without_an_answer_do_not_vote(by_plans: Any) -> None:

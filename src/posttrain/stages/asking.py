@@ -76,11 +76,11 @@ def can_be_scored(context: Context, name: str, samples: list[Sample]) -> bool:
 
 
 def plan_questions(
-    context: Context, decoding: Asked, samples: list[Sample] | None
+    context: Context, decoding: Asked, samples: list[Sample] | None, *, forced: Forced | None = None
 ) -> tuple[dict[str, int | float | str], tuple[str, ...]]:
     """Check who answers, and that an answer fits behind every prompt; count. `samples` None: a stage writes them yet.
 
-    The second value is what the user should know of it.
+    `forced`: what answers begin with, where that is not the stage's. The second value is what the user should know.
     """
     sampling_of(decoding, 0)
     check_speaker(context, decoding.model)
@@ -98,7 +98,7 @@ def plan_questions(
         tokenizer,
         asked_as(decoding, shape.context),
         decoding.max_new_tokens,
-        decoding.forced,
+        decoding.forced if forced is None else forced,
     )
     longest = max(len(prompt) for prompt in prompts.values())
     return {"problems": len(samples), "answers": len(samples) * decoding.n, "longest_prompt": longest}, notes

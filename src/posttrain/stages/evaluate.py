@@ -24,7 +24,7 @@ from posttrain.stages.files import write_atomically
 from posttrain.stages.judging import check_judge, is_judge, rewards_of
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
-from posttrain.stages.planning import ask_by_plans, plan_metrics
+from posttrain.stages.planning import ask_by_plans, plan_metrics, plan_plans
 from posttrain.stages.preferred import plan_preferred, preferred
 from posttrain.stages.scoring import behind_prompt, mean_scores
 from posttrain.stages.shape import check_one_vocabulary
@@ -49,9 +49,8 @@ def plan_evaluate(context: Context, name: str, stage: Evaluate) -> Plan:
         for sample in samples or []:
             context.interactive(sample)
     if samples is None or can_be_scored(context, stage.data, samples):
-        plan = stage.plans.max_new_tokens if stage.plans and stage.plans.select != "given" else 0
-        longest = stage.max_new_tokens + plan
-        return Plan(*plan_questions(context, stage.model_copy(update={"max_new_tokens": longest}), samples))
+        check = plan_questions if stage.plans is None else plan_plans
+        return Plan(*check(context, stage, samples))
     _check_responses(stage, samples)
     plan_questions(context, stage.model_copy(update={"max_new_tokens": 1}), samples)
     notes = [f"data '{stage.data}': {UNSCORED}"]

@@ -10,7 +10,7 @@ from posttrain.evaluation import Answer, Verify
 from posttrain.evaluation.plans import cluster_plans, embedding, nearest_text, weighted_vote
 from posttrain.policy import Policy
 from posttrain.recipe import Evaluate, Plans
-from posttrain.stages.asking import ask
+from posttrain.stages.asking import ask, plan_questions
 from posttrain.stages.context import Context
 
 
@@ -27,6 +27,24 @@ class Planned:
     def to_carry_out(self, place: int) -> Sample:
         """The problem with a plan in the place of its response: a sample of its own, though others ask the same."""
         return replace(self.sample, response=(assistant(self.plans[place]),))
+
+
+def plan_plans(
+    context: Context, stage: Evaluate, samples: list[Sample] | None
+) -> tuple[dict[str, int | float | str], tuple[str, ...]]:
+    """Check that plans and their executions fit behind every prompt; see `plan_questions`.
+
+    Raises `UserError` where plans are to be given and a response has none.
+    """
+    rules = stage.plans
+    assert rules is not None
+    longest, forced = stage.max_new_tokens, dict[str, str]()
+    for sample in samples or ():
+        plan = _given(sample, rules).plans[0] if rules.select == "given" else ""
+        forced[sample.id] = _begun(rules, plan)
+    if rules.select != "given":
+        longest += rules.max_new_tokens
+    return plan_questions(context, stage.model_copy(update={"max_new_tokens": longest}), samples, forced=forced)
 
 
 def ask_by_plans(
@@ -50,7 +68,7 @@ def ask_by_plans(
     if planned is None:
         planned = _drawn(context, name, stage, rules, samples, policy)
     tasks = {(number, place): one.to_carry_out(place) for number, one in enumerate(planned) for place in one.votes}
-    begun = {one.id: f"{rules.opened}{one.response_text}{rules.end}{rules.execute}" for one in tasks.values()}
+    begun = {one.id: _begun(rules, one.response_text) for one in tasks.values()}
     asked = list({one.id: one for one in tasks.values()}.values())
     found = {
         answer.sample_id: answer
@@ -79,6 +97,11 @@ def plan_metrics(answers: list[Answer], rules: Plans, accuracy: float) -> dict[s
     mean = sum(one["tokens"] for one in executions) / len(executions)
     whole = planning + len(answers) * rules.k * mean
     return {**found, "token_share": decoded / whole, f"majority@{rules.k}": accuracy}
+
+
+def _begun(rules: Plans, plan: str) -> str:
+    """What an execution of the plan is made to begin with."""
+    return f"{rules.opened}{plan}{rules.end}{rules.execute}"
 
 
 def _given(sample: Sample, rules: Plans) -> Planned:

@@ -1,8 +1,6 @@
 """How often a reward model likes the better answer of a pair best."""
 
-from typing import Any
-
-from posttrain.data import Sample
+from posttrain.data import Sample, Sequence
 from posttrain.data.rendering import render_pairs
 from posttrain.data.turns import Refusal
 from posttrain.errors import UserError
@@ -25,30 +23,29 @@ def plan_preferred(context: Context, stage: Evaluate, samples: list[Sample] | No
             raise UserError(f"'{key}' is measured along answers, and '{stage.model}' is a reward model: leave it out")
     if samples is None:
         return Plan({})
+    pairs, refused = _rendered(context, stage, samples)
+    return Plan({"pairs": len(pairs), "refused": refused})
+
+
+def preferred(context: Context, stage: Evaluate, samples: list[Sample]) -> dict[str, float]:
+    """`reward_accuracy`: the share of pairs whose chosen answer has the higher reward; `reward_margin`: the mean of how
+    much higher. Raises `UserError` where there are no pairs."""
+    pairs, refused = _rendered(context, stage, samples)
+    rewards = rewards_of(context, stage.model, [side for pair in pairs for side in pair])
+    margins = rewards[::2] - rewards[1::2]
+    found = {"reward_accuracy": float((margins > 0).mean()), "reward_margin": float(margins.mean())}
+    return {"pairs": len(pairs), "refused": refused, **found}
+
+
+def _rendered(context: Context, stage: Evaluate, samples: list[Sample]) -> tuple[list[tuple[Sequence, Sequence]], int]:
+    """Chosen and rejected answer of every pair, and how many pairs were refused."""
     origin = context.origin(stage.model)
-    pairs, refused = _rendered(samples, load_tokenizer(origin.path), stage, Shape.of(origin).context)
+    found = render_pairs(samples, load_tokenizer(origin.path), asked_as(stage, Shape.of(origin).context))
+    pairs = [(item[0].sequence, item[1].sequence) for item in found if not isinstance(item, Refusal)]
+    refused = [item for item in found if isinstance(item, Refusal)]
     if not pairs:
         raise UserError(
             f"data '{stage.data}': a reward model is measured on preference pairs, and there are none "
             f"({refused[0].reason}: {refused[0].detail})"
         )
-    return Plan({"pairs": len(pairs), "refused": len(refused)})
-
-
-def preferred(context: Context, stage: Evaluate, samples: list[Sample]) -> dict[str, float]:
-    """`reward_accuracy`: the share of pairs whose chosen answer has the higher reward; `reward_margin`: the mean of how
-    much higher."""
-    origin = context.origin(stage.model)
-    pairs, refused = _rendered(samples, load_tokenizer(origin.path), stage, Shape.of(origin).context)
-    rewards = rewards_of(context, stage.model, [side for pair in pairs for side in pair])
-    margins = rewards[::2] - rewards[1::2]
-    found = {"reward_accuracy": float((margins > 0).mean()), "reward_margin": float(margins.mean())}
-    return {"pairs": len(pairs), "refused": len(refused), **found}
-
-
-def _rendered(
-    samples: list[Sample], tokenizer: Any, stage: Evaluate, context_length: int
-) -> tuple[list[tuple[Any, Any]], list[Refusal]]:
-    found = render_pairs(samples, tokenizer, asked_as(stage, context_length))
-    pairs = [(item[0].sequence, item[1].sequence) for item in found if not isinstance(item, Refusal)]
-    return pairs, [item for item in found if isinstance(item, Refusal)]
+    return pairs, len(refused)

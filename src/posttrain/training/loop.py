@@ -176,7 +176,7 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     return {
         "loss": result.loss,
         **result.metrics,
-        **({"imitated": imitated} if 0 < imitated < 1 else {}),
+        **({"imitated": imitated} if 0 < progress.imitated < progress.step else {}),
         **reported,
         "lr": rate,
         "grad_norm": norm,
