@@ -10,7 +10,9 @@ from test_rollouts import QUESTIONS, SETTINGS, Mouth, source, step
 
 from posttrain.data import Origin, Sequence
 from posttrain.generation import Sampling
+from posttrain.rewards import Score
 from posttrain.sources.beginnings import build_beginning
+from posttrain.sources.rollout import is_dead
 from posttrain.sources.rollouts import Rollouts
 
 END = 9
@@ -96,6 +98,20 @@ def test_answers_behind_different_prefixes_are_not_compared() -> None:
         assert len({int((s.origin == Origin.HINT).sum()) for s in group}) == 1
         rewards = np.array([s.scalars["reward"] for s in group])
         assert [s.columns["advantage"][-1] for s in group] == pytest.approx(rewards - rewards.mean())
+
+
+def test_a_group_is_dead_where_answers_behind_the_same_prefix_are_all_worth_the_same() -> None:
+    seen: list[Any] = []
+    source(record=lambda rollouts, index: seen.extend(rollouts)).next(step())
+
+    def group(*worth: tuple[int, float]) -> list[Any]:
+        return [replace(seen[0], branch=branch, score=Score(value)) for branch, value in worth]
+
+    assert is_dead(group((0, 0.0), (0, 0.0), (3, 1.0), (3, 1.0)))
+    assert not is_dead(group((0, 0.0), (0, 0.0), (3, 1.0), (3, 0.0)))
+    assert not is_dead(group((0, 0.0), (0, 1.0)))
+    assert is_dead(group((0, 1.0), (0, 1.0)))
+    assert is_dead([])
 
 
 def test_below_every_share_of_right_answers_it_is_reinforcement_alone() -> None:

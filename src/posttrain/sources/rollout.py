@@ -118,8 +118,8 @@ class RolloutSettings:
 
 
 def is_dead(group: Group) -> bool:
-    """Are all answers worth the same? Then nothing can be learned from comparing them."""
-    return len({rollout.score.value for rollout in group}) < 2
+    """Is each answer worth the same as those it is compared with? Then nothing can be learned from comparing them."""
+    return len({(rollout.branch, rollout.score.value) for rollout in group}) == len({r.branch for r in group})
 
 
 def chosen(group: Group, choose: Choice) -> Group:
