@@ -8,6 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from posttrain.data.batch import collate, micro_batches
 from posttrain.objectives import build_objective
 from posttrain.policy import Policy
 from posttrain.policy.states import states_at_targets
-from posttrain.sources import Demonstrations
+from posttrain.sources import Demonstrations, Source
 from posttrain.training.journal import Journal
 from posttrain.training.loop import Loop, LoopSettings, train
 from posttrain.training.optimisers import build_optimiser
@@ -64,7 +65,28 @@ def posttrain(
     policy = Policy(model, tokenizer)
     if compiled:
         model.base_model.compile(dynamic=True)
-    laps, rows = Laps(device), []
+    source = Demonstrations(sequences, workload.batch, 0, shuffle=False)
+    run = train_for(policy, source, "nll", workload.warmup + workload.steps, LEARNING_RATE, device)
+    settings = {"micro_batch_tokens": token_budget(policy), "layout": policy.layout, "compile": compiled}
+    return {"steps": run.steps(), "memory": run.memory.report(), "settings": settings}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run of our loop has left: its clock, the rows of its log, and its memory."""
+
+    laps: Laps
+    rows: list[dict[str, float]]
+    memory: PeakMemory
+
+    def steps(self) -> dict[str, list[float]]:
+        """See `Laps.steps`."""
+        return self.laps.steps(*([row[name] for row in self.rows] for name in ("tokens", "input_tokens", "loss")))
+
+
+def train_for(policy: Policy, source: Source, objective: str, steps: int, rate: float, device: str) -> Trained:
+    """So many steps of our loop at one learning rate, with the settings that a recipe has by default."""
+    laps, rows = Laps(device), list[dict[str, float]]()
 
     def show(step: int, row: dict[str, float]) -> None:
         laps.mark()
@@ -73,14 +95,14 @@ def posttrain(
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(
             policy=policy,
-            source=Demonstrations(sequences, workload.batch, 0, shuffle=False),
-            objective=build_objective("nll"),
-            optimiser=build_optimiser(policy.trainable_parameters(), lr=LEARNING_RATE),
-            learning_rate=lambda step: LEARNING_RATE,
+            source=source,
+            objective=build_objective(objective),
+            optimiser=build_optimiser(policy.trainable_parameters(), lr=rate),
+            learning_rate=lambda step: rate,
             settings=LoopSettings(
                 stage="benchmark",
-                steps=workload.warmup + workload.steps,
-                steps_per_epoch=workload.warmup + workload.steps,
+                steps=steps,
+                steps_per_epoch=steps,
                 token_budget=token_budget(policy),
                 seed=0,
                 gradient_clip=CLIP,
@@ -92,9 +114,7 @@ def posttrain(
         memory = PeakMemory(device)
         laps.mark()
         train(loop)
-    steps = laps.steps(*([row[name] for row in rows] for name in ("tokens", "input_tokens", "loss")))
-    settings = {"micro_batch_tokens": token_budget(policy), "layout": policy.layout, "compile": compiled}
-    return {"steps": steps, "memory": memory.report(), "settings": settings}
+    return Trained(laps, rows, memory)
 
 
 def token_budget(policy: Policy) -> int:

@@ -9,14 +9,13 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.contender import CLIP, Laps, token_budget
+from benchmarks.contender import CLIP, Laps, token_budget, train_for
 from benchmarks.floor import matrix_rate
 from benchmarks.memory import PeakMemory
 from benchmarks.workload import WORKLOADS, load_tokenizer, read_problems
@@ -24,16 +23,11 @@ from posttrain.advantages import build_advantage
 from posttrain.data import Sample, user
 from posttrain.generation import Completion, Sampling
 from posttrain.generation.local import LocalEngine
-from posttrain.objectives import build_objective
 from posttrain.policy import Policy
 from posttrain.rewards import Attempt, Score, build_reward, reward
 from posttrain.sources.answering import Answering
 from posttrain.sources.rollout import Question, RolloutSettings
 from posttrain.sources.rollouts import Rollouts
-from posttrain.training.journal import Journal
-from posttrain.training.loop import Loop, LoopSettings, train
-from posttrain.training.optimisers import build_optimiser
-from posttrain.training.ranks import Ranks
 
 PROMPTS, SAMPLES, MEAN = 8, 8, 64
 LONGEST = {"equal": MEAN, "varied": 256}
@@ -76,14 +70,9 @@ def posttrain(model: Any, tokenizer: Any, questions: list[str], lengths: str, de
     """Our loop with its rollouts, with the settings that a recipe has by default."""
     policy = Policy(model, tokenizer)
     engine = LocalEngine(model, tokenizer)
-    laps, rows = Laps(device), []
 
     def generate(samples: Any, prompts: Any, n: int, sampling: Sampling, *rest: Any) -> list[Completion]:
         return engine.generate(prompts, n, sampling)
-
-    def show(step: int, row: dict[str, float]) -> None:
-        laps.mark()
-        rows.append(row)
 
     settings = RolloutSettings(PROMPTS, SAMPLES, Sampling(max_new_tokens=LONGEST[lengths]))
     source = Rollouts(
@@ -96,33 +85,12 @@ def posttrain(model: Any, tokenizer: Any, questions: list[str], lengths: str, de
         advantage=build_advantage({"name": "group", "eps": 1e-4}),
         seed=0,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        loop = Loop(
-            policy=policy,
-            source=source,
-            objective=build_objective("grpo"),
-            optimiser=build_optimiser(policy.trainable_parameters(), lr=LEARNING_RATE),
-            learning_rate=lambda step: LEARNING_RATE,
-            settings=LoopSettings(
-                stage="benchmark",
-                steps=WARMUP + STEPS,
-                steps_per_epoch=WARMUP + STEPS,
-                token_budget=token_budget(policy),
-                seed=0,
-                gradient_clip=CLIP,
-            ),
-            journal=Journal(Path(folder)),
-            ranks=Ranks(),
-            show=show,
-        )
-        memory = PeakMemory(device)
-        laps.mark()
-        train(loop)
-    tokens, read, losses = ([row[name] for row in rows] for name in ("tokens", "input_tokens", "loss"))
+    run = train_for(policy, source, "grpo", WARMUP + STEPS, LEARNING_RATE, device)
+    rows = run.rows
     parts = sorted({name for row in rows for name in row if name.startswith("time/")})
     split = {name.removeprefix("time/"): [row.get(name, 0.0) for row in rows] for name in parts}
     settings = {"micro_batch_tokens": token_budget(policy), "slots": engine.slots}
-    return {"steps": laps.steps(tokens, read, losses) | split, "memory": memory.report(), "settings": settings}
+    return {"steps": run.steps() | split, "memory": run.memory.report(), "settings": settings}
 
 
 def trl(model: Any, tokenizer: Any, questions: list[str], lengths: str, device: str, rows: int = 64) -> dict[str, Any]:

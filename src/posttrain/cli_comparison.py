@@ -68,7 +68,7 @@ def compare(
     given["tune"] = dict(_values(text) for text in tune or []) or None
     terminal = Terminal(json_output=json_output)
     spec = _spec(what, {key: value for key, value in given.items() if value is not None})
-    result = _compare(spec, out or Path("runs/compare") / spec.name, jobs, cluster, terminal, dry_run)
+    result = _compare(spec, out, jobs, cluster, terminal, dry_run)
     if result is not None:
         _leave(result)
 
@@ -91,7 +91,7 @@ def run_claim(
     spec = read_comparison(path)
     if not spec.claims:
         raise UserError(f"{path}: there are no claims in it; 'posttrain compare {path}' runs it")
-    result = _compare(spec, out or Path("runs/compare") / spec.name, jobs, cluster, terminal, dry_run)
+    result = _compare(spec, out, jobs, cluster, terminal, dry_run)
     if result is None:
         return
     written = write_claims(result, claims_folder)
@@ -116,13 +116,14 @@ def show_claims(claims_folder: ClaimsFolder = Path("claims"), json_output: Json 
 
 
 def _compare(
-    spec: "Comparison", root: Path, jobs: int | None, cluster: str | None, terminal: Terminal, dry_run: bool
+    spec: "Comparison", out: Path | None, jobs: int | None, cluster: str | None, terminal: Terminal, dry_run: bool
 ) -> "ComparisonResult | None":
     quiet_libraries(terminal)
     from posttrain.comparison import runs
     from posttrain.comparison.launching import Launcher, LocalProcesses, RayTasks
     from posttrain.training.loop import Interrupted
 
+    root = out or Path("runs/compare") / spec.name
     checked = runs.check(spec, root, terminal)
     launcher: Launcher = RayTasks(jobs) if cluster == "ray" else LocalProcesses(jobs)
     _show_plan(checked, launcher.jobs, terminal)
