@@ -25,7 +25,7 @@ def check_rollouts(
     asked."""
     _check_comparison(rules, objective)
     _check_kl(stage, rules, objective)
-    if beginning is not None:
+    if beginning is not None and rules.begin is not None:
         check_rounds(beginning, rules.n)
         if beginning.apart and rules.choose == "pairs":
             raise UserError(
