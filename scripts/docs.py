@@ -7,6 +7,7 @@ claims showed (with their figures) and what a step costs, where a page says `<!-
 import re
 import sys
 from collections.abc import Iterable
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,10 +21,13 @@ from posttrain.advantages import advantages
 from posttrain.catalogue import FAMILIES, papers, status
 from posttrain.curation import curations
 from posttrain.objectives import objectives
-from posttrain.recipe import Thinking, fields, inputs, rollouts, shipped_recipes, training
+from posttrain.recipe import Plans, Thinking, fields, inputs, rollouts, shipped_recipes, training
 from posttrain.registry import Registry
 from posttrain.rewards import rewards
+from posttrain.schedules import schedules
 from posttrain.sources import transforms
+from posttrain.sources.beginnings import beginnings
+from posttrain.sources.temperature import temperatures
 from posttrain.tasks import tasks
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +59,11 @@ def table(model: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
+def described(model: type[BaseModel]) -> str:
+    """What a recipe's part says of itself, and its fields."""
+    return f"{cleandoc(model.__doc__ or '')}\n\n{table(model)}"
+
+
 def pieces(registry: Registry[Any]) -> Iterable[str]:
     """The pieces of a room with their options and what they say of themselves."""
     for name in registry:
@@ -81,15 +90,18 @@ def recipes_page() -> str:
         "beside the first two holds the right answer of a row: what drawn answers are scored against. Without it an "
         "evaluation measures how likely the given responses are (perplexity) and draws none, and `generate` can keep "
         "`all` of its answers, but not choose.",
-        f"## A server\n\n{(rollouts.Server.__doc__ or '').strip()}\n\n{table(rollouts.Server)}",
+        f"## A server\n\n{described(rollouts.Server)}",
     ]
     for name, model in fields.STAGE_KINDS.items():
-        parts.append(f"## Stage `{name}`\n\n{(model.__doc__ or '').strip()}\n\n{table(model)}")
-    sections = {"watch": training.Watch, "thinking": Thinking, "early_stopping": training.EarlyStop}
-    for name, model in (sections | {"rollouts": rollouts.RolloutSource}).items():
-        parts.append(f"### `{name}`\n\n{(model.__doc__ or '').strip()}\n\n{table(model)}")
+        parts.append(f"## Stage `{name}`\n\n{described(model)}")
+    sections: dict[str, type[BaseModel]] = {"watch": training.Watch, "early_stopping": training.EarlyStop}
+    sections |= {"thinking": Thinking, "plans": Plans, "rollouts": rollouts.RolloutSource}
+    sections |= {"rollouts.server": rollouts.RolloutServer, "demonstrations": rollouts.DemonstrationsBeside}
+    for name, model in sections.items():
+        parts.append(f"### `{name}`\n\n{described(model)}")
     rooms = {"Objectives": objectives, "Advantages": advantages, "Rewards": rewards, "Transforms": transforms}
     rooms |= {"Adapters": adapters, "Tasks": tasks, "Curation": curations}
+    rooms |= {"Beginnings of answers": beginnings, "Schedules": schedules, "Temperatures": temperatures}
     for title, registry in rooms.items():
         parts.append(f"## {title}\n\n" + "\n".join(pieces(registry)))
     shipped = "\n".join(f"- `{name}`" for name in shipped_recipes())
