@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from posttrain.data.batch import Batch, collate
 from posttrain.data.scores import (
-    CORRECT_METRIC,
     ENTROPY,
     ENTROPY_METRIC,
     FORWARD_KL,
@@ -34,7 +33,8 @@ BATCH = collate(random_step(0, [30, 12, 1, 25]))
 TOKENS = len(BATCH.tokens)
 REFERENCE = torch.randn(TOKENS, VOCABULARY, generator=torch.Generator().manual_seed(9)) * 2
 DIFFERENTIABLE = [ENTROPY, MEAN_LOGPROB, LOG_PARTITION, FORWARD_KL, REVERSE_KL]
-FIXED = [ENTROPY_METRIC, CORRECT_METRIC, REFERENCE_LOGPROBS]
+CORRECT = Need("correct", lambda chunk: (chunk.logits.argmax(-1) == chunk.tokens).float(), differentiable=False)
+FIXED = [ENTROPY_METRIC, CORRECT, REFERENCE_LOGPROBS]
 
 
 class Projection(nn.Linear):
@@ -154,7 +154,7 @@ def test_under_autocast_the_backward_pass_sees_the_logits_of_the_forward_pass() 
 
 
 @pytest.mark.parametrize("kind", ["plain", "generic"])
-@pytest.mark.parametrize("needs", [(), (ENTROPY_METRIC, CORRECT_METRIC), (ENTROPY, FORWARD_KL, REFERENCE_LOGPROBS)])
+@pytest.mark.parametrize("needs", [(), (ENTROPY_METRIC, CORRECT), (ENTROPY, FORWARD_KL, REFERENCE_LOGPROBS)])
 def test_no_tokens_give_empty_scores_and_zero_gradients(kind: str, needs: tuple[Need, ...]) -> None:
     empty = collate(random_step(0, [5, 3], trained=0.0))
     top = Need("top", lambda chunk: chunk.logits.topk(3).values)
@@ -253,7 +253,7 @@ def test_a_need_of_a_reference_that_is_not_there_is_refused() -> None:
 
 def test_a_score_that_was_not_asked_for_is_named() -> None:
     with pytest.raises(KeyError, match=r"'entropy' was not asked for \(there are: logprobs, correct\)"):
-        scored(make_hidden(), make_head("plain"), (CORRECT_METRIC,))["entropy"]
+        scored(make_hidden(), make_head("plain"), (CORRECT,))["entropy"]
 
 
 def test_a_second_derivative_of_the_hand_written_backward_pass_is_refused() -> None:
@@ -276,7 +276,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("needs", [(), (CORRECT_METRIC, REFERENCE_LOGPROBS), (ENTROPY, REVERSE_KL)])
+@pytest.mark.parametrize("needs", [(), (CORRECT, REFERENCE_LOGPROBS), (ENTROPY, REVERSE_KL)])
 def test_no_tensor_of_all_tokens_by_the_vocabulary_ever_exists(needs: tuple[Need, ...]) -> None:
     vocabulary = 4000
     batch = collate(random_step(0, [400], trained=1.0))

@@ -119,8 +119,6 @@ SELF_CERTAINTY = Need("self_certainty", lambda chunk: -chunk.log_softmax.mean(-1
 """log Σ_v exp z_v - (1/V) Σ_v z_v, which is KL(uniform ‖ π) + ln V: how certain the policy is, in nats; no graph."""
 LOG_PARTITION = Need("log_partition", lambda chunk: torch.logsumexp(chunk.logits, -1))
 """log Σ_v exp z_v: what z-loss needs."""
-CORRECT_METRIC = Need("correct", lambda chunk: (chunk.logits.argmax(-1) == chunk.tokens).float(), differentiable=False)
-"""Is the target token the most likely one? For logs."""
 REFERENCE_LOGPROBS = Need("reference_logprobs", _reference_logprobs, reference=True, differentiable=False)
 """log π_0(token); read from the batch's column of the same name where it was cached."""
 FORWARD_KL = Need("forward_kl", _forward_kl, reference=True)
