@@ -68,7 +68,7 @@ def test_killed_in_the_middle_the_hints_go_on(tmp_path: Path) -> None:
         (["train.rollouts.begin=hint"], "does not say whether it learns from them"),
         (
             ["train.rollouts.begin=branch", "train.rollouts.choose=pairs", "objective=simpo"],
-            "begin: branch compares answers behind the same prefix alone",
+            "compares answers behind the same prefix alone",
         ),
         (["train.rollouts.begin={name: hint, rounds: 3}", "objective={name: grpo, origins: [rollout]}"], "multiple of"),
         (["train.rollouts.turns=2"], "have one turn"),

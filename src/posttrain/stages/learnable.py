@@ -25,11 +25,11 @@ def check_rollouts(
     asked."""
     _check_comparison(rules, objective)
     _check_kl(stage, rules, objective)
-    if beginning is not None and rules.begin is not None:
+    if beginning is not None:
         check_rounds(beginning, rules.n)
         if beginning.apart and rules.choose == "pairs":
             raise UserError(
-                f"begin: {name_of(rules.begin)} compares answers behind the same prefix alone, and choose: pairs would "
+                "this 'begin' compares answers behind the same prefix alone, and choose: pairs would "
                 "set others beside one another: take another 'begin', or a loss that needs no pairs"
             )
         _check_hints(beginning, objective)
