@@ -1,40 +1,23 @@
 """HTTP servers on the loopback interface that answer completion requests with what a function makes of them."""
 
-import json
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 from architectures import IM_END
-
-Reply = tuple[int, dict[str, Any]]
+from json_server import JsonHandler, Reply, start_server
 
 
 def start(answer: Callable[[dict[str, Any]], Reply | None]) -> tuple[ThreadingHTTPServer, list[dict[str, Any]]]:
     """A running server (the caller ends it), and the requests that it has seen. None drops the connection."""
     seen: list[dict[str, Any]] = []
 
-    class Script(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    class Script(JsonHandler):
+        def post(self, body: dict[str, Any]) -> Reply | None:
             seen.append(body | {"path": self.path, "key": self.headers.get("Authorization")})
-            reply = answer(body)
-            if reply is None:
-                self.close_connection = True
-                self.connection.close()
-                return
-            content = json.dumps(reply[1]).encode()
-            self.send_response(reply[0])
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            return answer(body)
 
-        def log_message(self, *args: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Script)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    return server, seen
+    return start_server(Script), seen
 
 
 def choice(text: str) -> dict[str, Any]:

@@ -4,24 +4,22 @@ Real tokens and log-probs of a real model, real LoRA adapters and safetensors fo
 switches for what goes wrong with servers.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from json_server import JsonHandler, Reply, start_server
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.generation import Completion, Prompt, Sampling
 from posttrain.generation.local import LocalEngine
 
-Reply = tuple[int, dict[str, Any]]
 CONTROL = ("/pause", "/resume", "/collective_rpc", "/reset_prefix_cache")
 ADAPTERS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 
@@ -180,34 +178,17 @@ def serving(base: Path, **options: Any) -> Iterator[Serving]:
     """A running server of the model in `base`, on the loopback interface."""
     state = Serving(base, **options)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:
-            content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = json.loads(content) if content else {}
+        def post(self, body: dict[str, Any]) -> Reply | None:
             state.seen.append((self.path, body))
-            self._reply(state.answer(self.path, body))
+            return state.answer(self.path, body)
 
-        def do_GET(self) -> None:
-            self._reply(state.look(self.path))
+        def get(self) -> Reply:
+            return state.look(self.path)
 
-        def _reply(self, reply: Reply | None) -> None:
-            if reply is None:
-                self.close_connection = True
-                self.connection.close()
-                return
-            content = json.dumps(reply[1]).encode()
-            self.send_response(reply[0])
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    server = start_server(Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     try:
         yield state

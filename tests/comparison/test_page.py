@@ -3,49 +3,14 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import Page
 
 from posttrain.comparison.page import write_page
 from posttrain.comparison.result import ArmRun, BudgetResult, ComparisonResult, from_json, write_result
 from posttrain.errors import UserError
-
-VOID = {"meta", "input", "br", "line", "path", "circle", "rect", "polyline", "polygon"}
-
-
-class Page(HTMLParser):
-    """Checks that tags nest; keeps the visible text and every reference."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.references: list[str] = []
-        self.words: list[str] = []
-        self.source = source
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.references += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "action")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).replace("\u202f", " ").split())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +23,7 @@ def page(result: ComparisonResult, folder: Path) -> Page:
     path = write_page(folder)
     assert path == folder / "comparison.html"
     assert {each.name for each in folder.iterdir()} == {"comparison.html", "comparison.json"}
-    return Page(path.read_text(encoding="utf-8"))
+    return Page(path)
 
 
 def without(result: ComparisonResult, *arms: str) -> ComparisonResult:

@@ -1,6 +1,7 @@
 """Small tokenizers with chat templates of every kind that the data room has to cope with."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -113,3 +114,20 @@ def _tokenizer(template: str | None, eos: str | None = "<|im_end|>", bos: bool =
 def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
     """`make_tokenizer(template, eos, bos)`: a byte-level tokenizer with one of `TEMPLATES`, or with none."""
     return _tokenizer
+
+
+@pytest.fixture(scope="session")
+def released_tokenizer() -> Callable[[str, str], PreTrainedTokenizerFast]:
+    """`released_tokenizer(name, end)`: with a released model's template, as TRL ships it; `end` ends a turn."""
+    trl = pytest.importorskip("trl")
+
+    def make(name: str, end: str) -> PreTrainedTokenizerFast:
+        path = Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja"
+        if not path.is_file():
+            pytest.skip(f"this version of TRL ships no {name}.jinja")
+        tokenizer = _tokenizer(None, bos=True)
+        tokenizer.chat_template = path.read_text().replace("<end_of_turn>", "<turn>")
+        tokenizer.add_special_tokens({"additional_special_tokens": [end]})
+        return tokenizer
+
+    return make

@@ -1,7 +1,5 @@
 """Masks are exact, and what cannot be masked is refused with its reason."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -240,14 +238,8 @@ def test_a_template_that_drops_the_results_of_tools_is_refused(make_tokenizer):
     ("name", "end"),
     [("qwen2_5", "<|im_end|>"), ("qwen2_5_training", "<|im_end|>"), ("llama3_1", "<|eot_id|>"), ("gemma3", "<turn>")],
 )
-def test_templates_of_released_models_are_masked_exactly(make_tokenizer, name, end):
-    trl = pytest.importorskip("trl")
-    path = Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja"
-    if not path.is_file():
-        pytest.skip(f"this version of TRL ships no {name}.jinja")
-    tokenizer = make_tokenizer(None, bos=True)
-    tokenizer.chat_template = path.read_text().replace("<end_of_turn>", "<turn>")
-    tokenizer.add_special_tokens({"additional_special_tokens": [end]})
+def test_templates_of_released_models_are_masked_exactly(released_tokenizer, name, end):
+    tokenizer = released_tokenizer(name, end)
     sequence = render(_sample("The cat", "sat", "and", "then"), tokenizer, EVERY)
     assert _trained(tokenizer, sequence) == f"sat{end}then{end}"
 

@@ -14,7 +14,8 @@ import httpx
 import numpy as np
 import pytest
 from architectures import IM_END, build, tokenizer
-from scripted_server import Reply, choice, like_vllm
+from json_server import Reply
+from scripted_server import choice, like_vllm
 
 from posttrain.errors import UserError
 from posttrain.generation import Prompt, Sampling

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import running
 from architectures import IM_END
-from scripted_server import Reply, choice, like_vllm
+from json_server import Reply
+from scripted_server import choice, like_vllm
 
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, check_recipe
