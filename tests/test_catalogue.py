@@ -67,7 +67,7 @@ def test_every_family_has_papers_and_every_paper_a_family() -> None:
 
 
 def test_pieces_are_named_by_room_and_piece() -> None:
-    rooms = "tasks|curation|sources|rewards|advantages|objectives|adaptation|generation|policy|evaluation|training"
+    rooms = "data|tasks|curation|sources|rewards|advantages|objectives|adaptation|generation|policy|evaluation|training"
     for known in papers():
         assert known.pieces, known
         assert all(re.fullmatch(rf"({rooms})\.[a-z0-9_]+", piece) for piece in known.pieces), known

@@ -286,7 +286,7 @@ def test_two_terms_of_one_name_keep_their_metrics_apart(policy: Policy) -> None:
     terms = [{"name": "nll", "origins": ["demonstration"]}, {"name": "nll", "origins": ["rollout"]}]
     loss = build_objective(terms)
     metrics = loss.loss(policy, loss.attach(collate(step), step, loss.coefficients(step))).metrics
-    assert {"0:nll/loss", "1:nll/loss", "nll"} == set(metrics)
+    assert {"0:nll/loss", "1:nll/loss", "nll", "imitated"} == set(metrics)
 
 
 def test_a_term_may_bring_its_own_forward(policy: Policy) -> None:
