@@ -42,7 +42,7 @@ def map_text(root: Path, name: str, figures: dict[str, str]) -> str:
     content = json.loads(path.read_text(encoding="utf-8"))
     result = from_json(content["comparison"])
     quality = [each for each in result.measures if each.metric == "accuracy"]
-    named = {each.metric: each for each in result.measures if each.metric in ("imitated", "kl", "seconds")}
+    named = {each.metric: each for each in reversed(result.measures)}  # of several stages' the first
     figures[f"{name}-map.svg"] = map_figure(result, quality)
     shown = [named["imitated"], *quality, named["kl"], named["seconds"]]
     found = {arm.name: [result.estimate(each.name, arm.name) for each in shown] for arm in result.arms}
