@@ -19,6 +19,7 @@ from posttrain.data.batch import Batch, collate
 from posttrain.data.scores import Chunk, Need, TokenScores
 from posttrain.objectives import build_objective
 from posttrain.objectives.objective import Term
+from posttrain.policy.head import chunk_scores
 from posttrain.recipe import Curate, Generate, Recipe, Train, read_recipe, shipped_recipes
 from posttrain.recipe.strict import name_of
 
@@ -67,12 +68,8 @@ class TwoTokens:
     def scores(self, batch: Batch, needs: tuple[Need, ...] = ()) -> TokenScores:
         """Scores of the batch's targets."""
         chunk = Chunk(self.logits, batch.tokens, batch.key, self.reference, batch.step.seed)
-        logprobs = chunk.log_softmax.gather(-1, batch.tokens[:, None]).squeeze(-1)
-        extra = {}
-        for need in needs:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and need.differentiable):
-                extra[need.name] = need.function(chunk)
-        return TokenScores(logprobs, extra)
+        found = chunk_scores(chunk, needs)
+        return TokenScores(found.pop("logprobs"), found)
 
 
 def weights(spec: Any, sequences: list[Sequence], p: list[float], reference: list[float]) -> list[float]:

@@ -47,7 +47,7 @@ def value_at(value: float | Schedule, step: Step) -> float:
 
 
 def settled(value: float | Schedule, step: Step) -> float | None:
-    """The number of this step, where it does not hang on what is measured."""
+    """The number of this step; None where it hangs on what is measured, so that a lacking metric is a `UserError`."""
     try:
         return value_at(value, replace(step, measured={}))
     except UserError:

@@ -90,7 +90,7 @@ def token_scores(
 
         def scores(states: Tensor, at: slice = at) -> dict[str, Tensor]:
             logits = head.logits(states, None if temperature is None else temperature[at])
-            return _chunk_scores(_chunk(logits, batch, at, needs, reference), needs)
+            return chunk_scores(_chunk(logits, batch, at, needs, reference), needs)
 
         again = graph and recompute and at.stop < len(hidden)
         parts.append(checkpoint(scores, hidden[at], use_reentrant=False) if again else scores(hidden[at]))
@@ -119,7 +119,8 @@ def _chunk(
     return Chunk(logits, batch.tokens[at], batch.key[at], reference_logits, batch.step.seed)
 
 
-def _chunk_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:
+def chunk_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:
+    """ "logprobs" `[n]` of a chunk's targets, and what is needed besides, by name."""
     chosen = chunk.logits.gather(-1, chunk.tokens[:, None]).squeeze(-1)
     return {"logprobs": chosen - torch.logsumexp(chunk.logits, -1), **_need_scores(chunk, needs)}
 

@@ -107,7 +107,7 @@ class Answering:
             scores = self.reward(attempts, moment)
         return [
             [
-                Rollout(attempt, score, draw, size=len(question.demonstration))
+                Rollout(attempt, score, draw, size=len(question.demonstration) if self.beginning is not None else 0)
                 for draw, (attempt, score) in enumerate(zip(*both, strict=True))
             ]
             for question, *both in zip(asked, attempts, scores, strict=True)
