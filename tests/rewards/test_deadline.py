@@ -24,16 +24,17 @@ def spin(seconds):
 
 @pytest.mark.parametrize("hang", [spin, time.sleep])
 def test_what_hangs_is_stopped(hang):
-    started = time.monotonic()
+    ended = []
     with pytest.raises(TimeoutError, match=r"more than 0\.1 s"), deadline(0.1):
         hang(10)
-    assert time.monotonic() - started < 2
+        ended.append(hang)
+    assert not ended
 
 
 def test_what_ends_in_time_is_left_alone():
-    with deadline(0.1):
+    with deadline(1.0):
         spin(0.01)
-    spin(0.15)
+    spin(1.1)
 
 
 def test_errors_of_the_block_come_through():
@@ -42,15 +43,15 @@ def test_errors_of_the_block_come_through():
 
 
 def test_the_inner_limit_ends_the_inner_block_alone():
-    with deadline(5.0):
+    with deadline(100.0):
         with pytest.raises(TimeoutError, match=r"0\.05 s"), deadline(0.05):
-            spin(5)
+            spin(100)
         left = signal.getitimer(signal.ITIMER_REAL)[0]
-    assert 4 < left < 4.96
+    assert 50 < left < 99.96
 
 
 def test_the_outer_limit_counts_inside_too():
-    with pytest.raises(TimeoutError, match=r"0\.1 s"), deadline(0.1), deadline(5.0):
+    with pytest.raises(TimeoutError, match=r"0\.1 s"), deadline(0.1), deadline(100.0):
         spin(5)
 
 
@@ -68,11 +69,11 @@ def test_an_outer_limit_that_passed_meanwhile_is_not_forgotten():
 def test_an_alarm_that_was_there_goes_on():
     rung = []
     before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
     with deadline(0.05), pytest.raises(TimeoutError):
-        spin(1)
+        spin(100)
     assert not rung
-    spin(0.1)
+    spin(1.0)
     assert len(rung) == 1
     signal.signal(signal.SIGALRM, before)
 

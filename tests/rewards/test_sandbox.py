@@ -130,11 +130,16 @@ def test_files_may_be_opened_by_name(tmp_path):
     assert (tmp_path / "a").read_text() == "42"
 
 
-def test_several_run_side_by_side():
-    started = time.perf_counter()
-    found = run_python_many([f"import time; time.sleep(0.4); x = {n}" for n in range(4)], result="x", at_once=4)
+def test_several_run_side_by_side(monkeypatch):
+    all_here = threading.Barrier(4, timeout=60)
+
+    def run_together(*given, **named):
+        all_here.wait()
+        return run_python(*given, **named)
+
+    monkeypatch.setattr(sandbox, "run_python", run_together)
+    found = run_python_many([f"x = {n}" for n in range(4)], result="x", at_once=4)
     assert [one.value for one in found] == [0, 1, 2, 3]
-    assert time.perf_counter() - started < 1.5
 
 
 def test_threads_do_not_get_each_others_answers():
@@ -167,8 +172,9 @@ def _square(n):
 
 def test_a_worker_that_breaks_down_is_replaced():
     run_python("x = 1")
-    sandbox._workers.idle[-1].process.kill()
-    time.sleep(0.1)
+    process = sandbox._workers.idle[-1].process
+    process.kill()
+    process.wait()
     assert run_python("x = 1").failure == "crashed"
     assert run_python("x = 1", result="x").value == 1
 
@@ -225,7 +231,7 @@ os.kill(os.getpid(), 9)
 def test_what_was_started_ends_with_the_trainer():
     done = subprocess.run([sys.executable, "-c", STARTS_AND_DIES], capture_output=True, text=True, check=False)
     started = [f"/proc/{process}" for process in done.stdout.split()]
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while any(map(os.path.exists, started)) and time.monotonic() < end:
         time.sleep(0.05)
     assert len(started) == 2

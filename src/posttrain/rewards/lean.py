@@ -46,7 +46,7 @@ def is_plain(text: str, binders: str) -> bool:
 def compare_propositions(candidate: str, gold: str, binders: str, command: str) -> Comparison:
     """What Lean says of one proposition beside another; it proves or it does not, and finds no counterexample.
 
-    Raises `UserError` where it cannot read `gold`.
+    Raises `UserError` where it cannot read `gold`, `TimeoutError` where it takes more than `SECONDS`.
     """
     if not is_plain(candidate, binders):
         return Comparison("malformed", "no plain formula over the declared names")
@@ -78,7 +78,11 @@ def verify_lean(sample: Sample, text: str) -> Score:
     if not written:
         return score_comparison(Comparison("missing"), written)
     binders = str(sample.meta.get("declarations", ""))
-    return score_comparison(compare_propositions(written, sample.answer or "", binders, command), written)
+    try:
+        found = compare_propositions(written, sample.answer or "", binders, command)
+    except TimeoutError as error:
+        return Score(0.0, error=f"Lean did not judge {written:.200}: {error}")
+    return score_comparison(found, written)
 
 
 def _run(command: str, source: str) -> str | None:
@@ -96,5 +100,5 @@ def _run(command: str, source: str) -> str | None:
                 cwd=folder,
             )
     except subprocess.TimeoutExpired:
-        return f"it took more than {SECONDS:g} s"
+        raise TimeoutError(f"no reply within {SECONDS:g} s") from None
     return None if done.returncode == 0 else " ".join((done.stdout + done.stderr).split())[:300]

@@ -3,7 +3,8 @@
 A formula is one term over declared names. It *compiles* where z3 reads it as a Bool, and it *means the same* where z3
 proves it equivalent to the right one. Between the two a formula that says more or less than the right one, and
 something at all, is half right. z3 works in a process of its own (`smt_worker`), with limits of memory, of time, and of
-its own steps, which are the same on every machine: what it cannot decide within them is not the same.
+its own steps, which are the same on every machine: what it cannot decide within them is not the same. An answer that it
+gives no verdict on, for want of time or memory, is not judged: that depends on the machine, and is an error.
 """
 
 import re
@@ -19,11 +20,10 @@ from posttrain.rewards.score import Score
 from posttrain.rewards.workers import Workers
 
 Verdict = Literal[
-    "same", "weaker", "stronger", "other", "undecided", "tautology", "contradiction", "malformed", "missing", "stopped"
+    "same", "weaker", "stronger", "other", "undecided", "tautology", "contradiction", "malformed", "missing"
 ]
 """What a formula is beside the right one: it follows from that (`weaker`), or that from it (`stronger`), or neither;
-z3 could not say; it holds always or never; it is no formula of the declared names; there is none; z3 ran out of time or
-memory, or broke down."""
+z3 could not say; it holds always or never; it is no formula of the declared names; there is none."""
 
 JUDGED: dict[Verdict, float] = {"same": 1.0, "weaker": 0.5, "stronger": 0.5}
 """The judge's s in [0, 1]; all others are 0. Sheet 44's anchors: 1 identical, 0.3 to 0.6 partial, up to 0.2 wrong."""
@@ -81,12 +81,11 @@ def single_term(text: str) -> str | None:
 
 @lru_cache(maxsize=65_536)
 def compare_formulas(candidate: str, gold: str, declarations: str) -> Comparison:
-    """What z3 says of one term beside another, `SECONDS` at most. Raises `UserError` where it cannot read `gold`."""
-    request = {"declarations": declarations, "gold": gold, "candidate": candidate}
-    try:
-        reply = _workers.ask(request, SECONDS)
-    except ConnectionError as error:
-        return Comparison("stopped", str(error))
+    """What z3 says of one term beside another, `SECONDS` at most.
+
+    Raises `UserError` where it cannot read `gold`, `ConnectionError` where it runs out of time or memory.
+    """
+    reply = _workers.ask({"declarations": declarations, "gold": gold, "candidate": candidate}, SECONDS)
     if reply["verdict"] == "gold":
         raise UserError(f"z3 cannot read the right formula {gold}: {reply['cause']}")
     return Comparison(reply["verdict"], reply.get("cause", ""))
@@ -107,6 +106,15 @@ def score_comparison(found: Comparison, extracted: str) -> Score:
     return Score(value, parts, {**info, "cause": found.cause} if found.cause else info)
 
 
+def score_formula(candidate: str, gold: str, declarations: str, extracted: str) -> Score:
+    """The score of a term beside the right one; an error where z3 has no verdict."""
+    try:
+        found = compare_formulas(candidate, gold, declarations)
+    except ConnectionError as error:
+        return Score(0.0, error=f"z3 did not judge {candidate:.200}: {error}")
+    return score_comparison(found, extracted)
+
+
 def verify_smt(sample: Sample, text: str) -> Score:
     """A task's verifier for answers in SMT-LIB; `sample.meta["declarations"]` declares the names. Linux."""
     written = formula_text(text)
@@ -116,7 +124,7 @@ def verify_smt(sample: Sample, text: str) -> Score:
         return Score(0.0, error=f"sample {sample.id}: its answer {sample.answer!r} is no term to compare with")
     if term is None:
         return score_comparison(Comparison("malformed" if written else "missing"), written)
-    return score_comparison(compare_formulas(term, gold, str(sample.meta.get("declarations", ""))), written)
+    return score_formula(term, gold, str(sample.meta.get("declarations", "")), written)
 
 
 def _packages() -> str:

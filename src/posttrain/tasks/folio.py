@@ -7,7 +7,7 @@ from typing import Any
 
 from posttrain.data import Sample, assistant, user
 from posttrain.rewards import Score
-from posttrain.rewards.smt import Comparison, compare_formulas, formula_text, score_comparison
+from posttrain.rewards.smt import Comparison, formula_text, score_comparison, score_formula
 from posttrain.tasks.answers import answered
 from posttrain.tasks.files import FileTask, Row
 from posttrain.tasks.first_order import FirstOrder, read_formula
@@ -72,7 +72,7 @@ class Folio(FileTask):
             term = read_formula(written).term
         except (ValueError, RecursionError) as error:
             return score_comparison(Comparison("malformed" if written else "missing", str(error)), written)
-        return score_comparison(compare_formulas(term, gold.term, gold.declarations()), written)
+        return score_formula(term, gold.term, gold.declarations(), written)
 
     def _sample(self, row: Row, meta: Mapping[str, Any]) -> Sample:
         assert isinstance(row, Premise)
