@@ -60,6 +60,16 @@ def test_killed_in_the_middle_the_hints_go_on(tmp_path: Path) -> None:
     assert_survives_being_killed(lambda name: small("seele", tmp_path / name, *more), tmp_path, 2)
 
 
+def test_every_step_of_a_demonstration_that_ends_in_a_line_break_can_be_compared(tmp_path: Path) -> None:
+    row = {"prompt": "Compute 1+2+3.", "response": "1+2=3\n3+3=6\n"}
+    rows = [json.dumps({**row, "prompt": f"{row['prompt']} ({number})"}) for number in range(12)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    run_quietly(small("srl", tmp_path / "run", f"data.train={{path: {tmp_path / 'train.jsonl'}}}", "train.steps=4"))
+    answers = [json.loads(line) for line in (tmp_path / "run/samples/train.jsonl").read_text().splitlines()]
+    assert {answer["error"] for answer in answers} == {None}
+    assert {answer["info"]["expected"] for answer in answers} == {"1+2=3", "3+3=6"}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

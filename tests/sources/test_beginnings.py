@@ -81,6 +81,17 @@ def test_steps_end_behind_line_breaks():
     assert step_ends([], text) == []
 
 
+def test_what_says_nothing_at_the_end_is_no_step_of_its_own():
+    def text(tokens):
+        return "".join(token for token in tokens if token != "<end>")
+
+    assert step_ends(["a", "\n", "b", "\n", "<end>"], text) == [2, 5]
+    assert step_ends(["a", "\n", "b", "\n", " ", "\n", "<end>", "\n"], text) == [2, 8]
+    assert step_ends(["a", "\n", "b", "<end>"], text) == [2, 4]
+    assert step_ends(["a", "\n", "<end>"], text) == [3]
+    assert step_ends(["\n", "<end>"], text) == [2]
+
+
 def searched(beginning, size, needed):
     """The prefixes that a model tries whose answers are right from `needed` tokens on."""
     given = []

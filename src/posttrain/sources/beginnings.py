@@ -194,10 +194,13 @@ class Steps(Forgetful):
 def step_ends(tokens: List[int], text: Callable[[List[int]], str]) -> list[int]:
     """How many tokens the first step has, the first two ...: a step ends behind a line break, the last with them all.
 
-    `text` decodes; a token that holds a line break ends the step, and further ones right behind it belong to it.
+    `text` decodes, without end tokens. A token that holds a line break ends the step, and further ones right behind it
+    belong to it; so does what comes at the very end and says nothing, such as an end token behind a line break.
     """
     breaks = ["\n" in text([token]) for token in tokens]
     ends = [place + 1 for place, (here, after) in enumerate(pairwise([*breaks, True])) if here and not after]
+    while ends and not text(tokens[ends[-1] :]).strip():
+        ends.pop()
     return [*ends, len(tokens)] if len(tokens) else []
 
 

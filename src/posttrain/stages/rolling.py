@@ -142,7 +142,12 @@ class RolloutSupply:
         demonstration = self.demonstrations.get(sample.id, np.zeros(0, np.int32))
         steps: tuple[int, ...] = ()
         if self.beginning is not None and self.beginning.unit == "step":
-            steps = tuple(step_ends(demonstration.tolist(), lambda tokens: str(tokenizer.decode(tokens))))
+            ends = self.settings.sampling.stop_tokens
+
+            def said(tokens: List[int]) -> str:
+                return str(tokenizer.decode([token for token in tokens if token not in ends]))
+
+            steps = tuple(step_ends(demonstration.tolist(), said))
         return Question(sample, self.prompts[sample.id], demonstration, steps)
 
     def probe(self, count: int) -> list[Sequence]:
