@@ -104,12 +104,23 @@ def run_claim(
 
 
 @claims.command(name="show")
-def show_claims(claims_folder: ClaimsFolder = Path("claims"), json_output: Json = False) -> None:
-    """All claims that were run, with what came out, as one table."""
+def show_claims(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CLAIM]...", help="Papers' numbers or slugs; default: all.", show_default=False),
+    ] = None,
+    claims_folder: ClaimsFolder = Path("claims"),
+    json_output: Json = False,
+) -> None:
+    """Claims that were run, with what came out, as one table."""
     from posttrain.comparison.claims import read_claims
     from posttrain.comparison.tables import claim_row
 
-    terminal, rows = Terminal(json_output=json_output), read_claims(claims_folder)
+    terminal, rows = Terminal(json_output=json_output), read_claims(claims_folder, names or ())
+    if not rows:
+        raise UserError(
+            f"there are no claims in '{claims_folder}'; 'posttrain claim run' writes them, --claims says where"
+        )
     columns = ["paper", "claim", "measured", "effect", "95 % interval", "seeds", "verdict"]
     shown = [claim_row(row) for row in rows] if terminal.interactive else rows
     terminal.table("", columns, shown, right=["effect", "95 % interval", "seeds"])

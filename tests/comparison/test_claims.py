@@ -104,6 +104,22 @@ def test_all_claims_are_shown_as_one_table(tmp_path: Path) -> None:
     ]
 
 
+def test_claims_are_shown_by_their_names(tmp_path: Path) -> None:
+    write_claims(example(problems=4), tmp_path)
+    write_claims(replace(example(problems=4), name="09-other"), tmp_path)
+    for name in ("36", "asft", "36-asft"):
+        assert {row["name"] for row in read_claims(tmp_path, [name])} == {"36-asft"}
+    assert {row["name"] for row in read_claims(tmp_path, ["9", "36"])} == {"36-asft", "09-other"}
+    with pytest.raises(UserError, match=r"is called '36-asf': did you mean '36-asft'\?"):
+        read_claims(tmp_path, ["36-asf"])
+
+
+def test_a_folder_without_claims_is_no_empty_table(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["claim", "show", "--claims", str(tmp_path)])
+    assert isinstance(shown.exception, UserError)
+    assert "there are no claims in" in str(shown.exception)
+
+
 def test_a_file_that_holds_no_claims_is_named(tmp_path: Path) -> None:
     (tmp_path / "36-asft.json").write_text("{}")
     with pytest.raises(UserError, match=r"36-asft\.json' is no file of claims"):

@@ -19,7 +19,6 @@ from posttrain.rewards.smt import (
     compare_formulas,
     formula_text,
     gate,
-    score_comparison,
     single_term,
     verify_smt,
 )

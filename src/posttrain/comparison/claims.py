@@ -28,12 +28,8 @@ def find_claim(name: str) -> Path:
 
     A paper may have several files; then its number alone is refused.
     """
-    shipped, found = shipped_claims(), []
-    for key, path in shipped.items():
-        number, _, slug = key.partition("-")
-        if name in (key, slug):
-            return path
-        found += [path] * (name in (number, number.lstrip("0")))
+    shipped = shipped_claims()
+    found = [path for key, path in shipped.items() if _is_called(key, name)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -42,6 +38,12 @@ def find_claim(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     raise UserError(f"no claim file is called '{name}': {nearest(name, shipped)}")
+
+
+def _is_called(file: str, name: str) -> bool:
+    """Is `name` the name of a claim file, its paper's number, or the rest of it?"""
+    number, _, slug = file.partition("-")
+    return name in (file, slug, number, number.lstrip("0"))
 
 
 def decided(claims: Sequence[Claim], arms: Mapping[str, ArmResult]) -> list[ClaimResult]:
@@ -90,10 +92,21 @@ def _without_place(spec: Any) -> Any:
     return spec.removeprefix(f"{_SHIPPED}/") if isinstance(spec, str) else spec
 
 
-def read_claims(folder: Path) -> list[dict[str, Any]]:
-    """A row for each claim of each file in a folder. Raises `UserError` for a file that is none."""
+def read_claims(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """A row for each claim of each file in a folder, or of those `names` alone (a paper's number, slug, or both).
+
+    Raises `UserError` for a name that no file has, and for a file that holds no claims.
+    """
+    paths = sorted(folder.glob("*.json"))
+    for name in names:
+        if not any(_is_called(path.stem, name) for path in paths):
+            raise UserError(
+                f"no claim in '{folder}' is called '{name}': {nearest(name, [path.stem for path in paths])}"
+            )
     rows = []
-    for path in sorted(folder.glob("*.json")):
+    for path in paths:
+        if names and not any(_is_called(path.stem, name) for name in names):
+            continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             rows += [{"name": content["name"], "paper": content["paper"], **claim} for claim in content["claims"]]
