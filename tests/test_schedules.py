@@ -1,10 +1,12 @@
 """Schedules of a run; numbers of sheet 43 (CHORD) and sheet 37 (Prefix-RFT)."""
 
+from dataclasses import replace
+
 import pytest
 
 from posttrain.data.step import Step
 from posttrain.errors import UserError
-from posttrain.schedules import build_schedule, value_at
+from posttrain.schedules import build_schedule, settled, value_at
 
 
 def values(spec, steps, total=1000, **more):
@@ -54,6 +56,44 @@ def test_the_complement_is_what_is_left():
     both = zip(values(spec, range(5), 5), values({"name": "complement", "of": spec}, range(5), 5), strict=True)
     assert [one + other for one, other in both] == pytest.approx([1] * 5)
     assert values({"name": "complement", "of": 0.25}, [0]) == [0.75]
+
+
+def test_what_hangs_on_the_step_alone_is_settled():
+    switch = build_schedule({"name": "switch", "start": 1, "end": 0, "at": 3}, "weight")
+    assert [settled(switch, Step(index=index)) for index in (2, 3)] == [1, 0]
+    assert settled(0.25, Step()) == 0.25
+
+
+def swallowed(step):
+    try:
+        return step.measured["reward"]
+    except Exception:
+        return 0.0
+
+
+@pytest.mark.parametrize("measured", [{}, {"reward": 0.0}])
+@pytest.mark.parametrize(
+    "users",
+    [
+        lambda step: step.measured.get("reward", 0.0),
+        lambda step: step.measured["reward"],
+        lambda step: float("reward" in step.measured),
+        lambda step: sum({**step.measured}.values()),
+        lambda step: 0.0 if not step.measured else 1.0,
+        lambda step: sum(total for total, _ in step.report.values()),
+        lambda step: value_at(lambda other: other.measured.get("reward", 0.0), replace(step, index=0)),
+        build_schedule({"name": "shortfall", "of": "reward", "below": 0.5}, "weight"),
+        swallowed,
+    ],
+)
+def test_a_schedule_that_looks_at_what_is_measured_is_not_settled_however_it_looks(users, measured):
+    assert settled(users, Step(measured=measured)) is None
+    assert settled(lambda step: 1 - value_at(users, step), Step(measured=measured)) is None
+
+
+def test_what_goes_wrong_in_a_schedule_that_looks_at_no_metric_is_said_at_once():
+    with pytest.raises(ZeroDivisionError):
+        settled(lambda step: 1 / step.index, Step(index=0))
 
 
 @pytest.mark.parametrize(

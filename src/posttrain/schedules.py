@@ -6,11 +6,14 @@ a function of its options that returns a function of the step:
     @schedule("halving")
     def halving(*, start: float) -> Schedule:
         return lambda step: start * 0.5**step.epoch
+
+One that reads `step.measured` is known when the source is done, of rollouts for example their `reward`: a source whose
+weight hangs on it is asked in every step.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -46,12 +49,31 @@ def value_at(value: float | Schedule, step: Step) -> float:
     return value(step) if callable(value) else value
 
 
+@dataclass(frozen=True)
+class _Watched(Step):
+    """A step that notes in `looked` when somebody looks at what is measured: it may be another when the source is done.
+
+    Whatever comes of the look, the note stays: nobody's default for a lacking metric passes for the value.
+    """
+
+    looked: list[str] = field(default_factory=list)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("measured", "report"):
+            self.looked.append(name)
+        return super().__getattribute__(name)
+
+
 def settled(value: float | Schedule, step: Step) -> float | None:
-    """The number of this step; None where it hangs on what is measured, so that a lacking metric is a `UserError`."""
+    """The number of this step before its source is asked; None where it hangs on what is measured, in any way."""
+    watched = _Watched(**vars(step))
     try:
-        return value_at(value, replace(step, measured={}))
-    except UserError:
+        found = value_at(value, watched)
+    except Exception:  # of a schedule of the user's, a metric that is not there yet may be a KeyError
+        if not watched.looked:
+            raise
         return None
+    return None if watched.looked else found
 
 
 @schedule("cosine")

@@ -40,6 +40,11 @@ def test_chord_phi_trains(tmp_path: Path) -> None:
     assert all(0 < row["chord_phi/loss"] <= 0.27 for row in metrics(tmp_path))
 
 
+def test_one_key_chooses_another_weight_of_chord(tmp_path: Path) -> None:
+    run_quietly(small("chord-phi", tmp_path, "train.objective.1.by=entropy_top"))
+    assert all(0.05 <= row["chord_phi/weight"] < 0.06 for row in metrics(tmp_path))
+
+
 def test_without_weight_on_either_it_is_the_other_alone(tmp_path: Path) -> None:
     def alone(name: str, *more: str) -> list[Any]:
         recipe = read_recipe(name, [f"out={tmp_path / name}", "data.train.count=12", "train.steps=3", *more])
@@ -77,6 +82,25 @@ def test_a_weight_may_follow_the_reward_of_the_same_step(tmp_path: Path) -> None
     for row in metrics(tmp_path):
         assert row["nll/weight"] == pytest.approx(0.9 - row["reward"], rel=1e-5)
         assert row["grpo/weight"] == pytest.approx(0.1 + row["reward"], rel=1e-5)
+
+
+USERS = """
+from posttrain.schedules import schedule
+
+@schedule("less_with_reward")
+def less_with_reward(*, slope: float):
+    return lambda step: 1 - slope * step.measured.get("reward", 0.0)
+"""
+
+
+def test_so_may_a_users_own_though_without_a_reward_it_would_say_that_nothing_is_to_be_drawn(tmp_path: Path) -> None:
+    (tmp_path / "users.py").write_text(USERS)
+    imitation = "imitation={name: less_with_reward, slope: 0.5}"
+    run_quietly(small("chord-mu", tmp_path / "run", f"imports=[{tmp_path / 'users.py'}]", imitation))
+    rows = metrics(tmp_path / "run")
+    assert len(rows) == 3
+    for row in rows:
+        assert row["nll/weight"] == pytest.approx(1 - 0.5 * row["reward"], rel=1e-5)
 
 
 def test_killed_in_the_middle_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
