@@ -37,6 +37,7 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
     own = declared.forward(**options) if declared.forward else None
     forward = _forward(name, own, common.get("embedding_noise"))
     needs = declared.needs(**options) if callable(declared.needs) else declared.needs
+    prepare = declared.prepare_for(**options) if declared.prepare_for else declared.prepare
     return Term(
         name=name,
         function=lambda scores, batch: function(scores, batch, **options),
@@ -49,7 +50,7 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
         weight=build_schedule(common.get("weight", 1.0), f"objective '{name}': 'weight'"),
         forward=forward,
         scalars=declared.scalars,
-        prepare=declared.prepare or getattr(forward, "prepare", None),
+        prepare=prepare or getattr(forward, "prepare", None),
         columns=declared.columns,
         check=declared.check,
         remember=declared.remember,

@@ -19,6 +19,7 @@ from posttrain.data import Sequence
 from posttrain.data.batch import Batch
 from posttrain.data.scores import TokenScores, uniforms
 from posttrain.data.step import Step
+from posttrain.data.uncertainty import rank_among
 from posttrain.objectives.objective import TermLoss, objective
 from posttrain.objectives.policy_gradient import clipped_surrogate, log_ratio
 
@@ -42,9 +43,9 @@ def with_covariance(sequences: List[Sequence], step: Step) -> List[Sequence]:
     found = []
     for sequence, weights, logprobs in zip(sequences, rewards, old, strict=True):
         covariance = (weights - means[0]) * (logprobs - means[1])
-        rank = (len(ordered) - np.searchsorted(ordered, covariance, side="right")) / max(1, len(ordered))
         columns = {name: np.zeros(len(sequence), np.float32) for name in (COVARIANCE, RANK)}
-        columns[COVARIANCE][sequence.target], columns[RANK][sequence.target] = covariance, rank
+        columns[COVARIANCE][sequence.target] = covariance
+        columns[RANK][sequence.target] = rank_among(ordered, covariance)
         found.append(replace(sequence, columns={**sequence.columns, **columns}))
     return found
 

@@ -321,6 +321,7 @@ class Declaration:
     forward: Callable[..., Forward] | None
     scalars: tuple[str, ...]
     prepare: Prepare | None
+    prepare_for: Callable[..., Prepare | None] | None = None
     columns: tuple[str, ...] = ()
     check: Check | None = None
     remember: tuple[str, ...] = ()
@@ -342,6 +343,7 @@ def objective(
     forward: Callable[..., Forward] | None = None,
     scalars: tuple[str, ...] = (),
     prepare: Prepare | None = None,
+    prepare_for: Callable[..., Prepare | None] | None = None,
     columns: tuple[str, ...] = (),
     check: Check | None = None,
     remember: tuple[str, ...] = (),
@@ -352,15 +354,18 @@ def objective(
     which a recipe may change. `scalars`, `columns`: those that every sequence which counts must have; a loss that reads
     `chosen` makes a train stage encode preference pairs. `forward`: a function of its options (or a class made
     with them) that gives its `Forward`; where that has a `prepare`, it is the loss's. `prepare`: what it must know of
-    the whole step before its first backward. `check`: what else it refuses, before the first forward. `remember`:
-    metrics that `prepare` finds at a sample's next visit.
+    the whole step before its first backward; `prepare_for`: where that depends on its options, a function of them that
+    gives it, or None. `check`: what else it refuses, before the first forward. `remember`: metrics that `prepare` finds
+    at a sample's next visit.
     """
 
     def declare(function: Callable[..., TermLoss]) -> Callable[..., TermLoss]:
         taken = set(inspect.signature(function).parameters) & set(COMMON)
         if taken:
             raise TypeError(f"objective '{name}': every term has {sorted(taken)} already; call its option otherwise")
-        declarations[name] = Declaration(needs, reduction, level, forward, scalars, prepare, columns, check, remember)
+        declarations[name] = Declaration(
+            needs, reduction, level, forward, scalars, prepare, prepare_for, columns, check, remember
+        )
         return objectives.register(name)(function)
 
     return declare

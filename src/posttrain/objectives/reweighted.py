@@ -18,8 +18,9 @@ from posttrain.data import Sequence
 from posttrain.data.batch import Batch
 from posttrain.data.scores import ENTROPY_METRIC, REFERENCE_LOGPROBS, Chunk, Need, TokenScores
 from posttrain.data.step import Step
+from posttrain.data.uncertainty import uncertainty_ranks
 from posttrain.errors import UserError
-from posttrain.objectives.objective import TermLoss, objective
+from posttrain.objectives.objective import Prepare, TermLoss, objective
 from posttrain.objectives.reduction import Measure
 
 Positive = Annotated[float, Field(gt=0)]
@@ -62,16 +63,30 @@ def focal(scores: TokenScores, batch: Batch, *, gamma: NonNegative = 2.0, detach
     return -(weight.detach() if detach_weight else weight) * scores.logprobs, metrics
 
 
-def _phi_needs(*, by: str, cutoff: float) -> tuple[Need, ...]:
+UNCERTAINTY = "uncertainty_rank"
+
+
+def _rank_uncertainty(sequences: List[Sequence], step: Step) -> List[Sequence]:
+    """Column `uncertainty_rank`, see `uncertainty_ranks`."""
+    ranks = uncertainty_ranks(sequences, step)
+    return [replace(s, columns={**s.columns, UNCERTAINTY: rank}) for s, rank in zip(sequences, ranks, strict=True)]
+
+
+def _phi_needs(*, by: str, **_: float) -> tuple[Need, ...]:
     return (ENTROPY_METRIC,) if by == "entropy" else ()
 
 
-@objective("chord_phi", needs=_phi_needs)
+def _phi_prepare(*, by: str, **_: float) -> Prepare | None:
+    return _rank_uncertainty if by == "entropy_top" else None
+
+
+@objective("chord_phi", needs=_phi_needs, prepare_for=_phi_prepare)
 def chord_phi(
     scores: TokenScores,
     batch: Batch,
     *,
-    by: Literal["phi", "importance", "entropy"] = "phi",
+    by: Literal["phi", "importance", "entropy", "entropy_top"] = "phi",
+    share: Probability = 0.05,
     cutoff: Probability = 1.0,
 ) -> TermLoss:
     """The token weights of CHORD-φ on demonstrations: neither known nor nearly impossible tokens teach much.
@@ -81,14 +96,20 @@ def chord_phi(
     arXiv 2508.11408, by sheet 43 and the authors' code (Trinity-RFT), which agree. `cutoff` c < 1 is a switch of the
     code alone: log p_t is replaced by min(log p_t, log c), so that tokens above it have no gradient; the weight still
     reads p_t. The loss is at most 0.26 a token, so the learning rate (or the term's `weight`) of plain likelihood is
-    not that of φ. The paper's ablations: `by: importance` is p_t (that is `dft`), with `cutoff: 0.4` its clipped
-    form; `entropy` is H(π_t) in nats (the paper says in proportion to it, not by which factor). Its focal weights are
-    those of `focal` with `detach_weight`. Metric: `weight` `[N]`.
+    not that of φ.
+
+    The weights that the paper's appendix sets against φ: `by: importance` is p_t (that is `dft`), with `cutoff: 0.4`
+    its clipped form; `entropy` is H(π_t) in nats (the paper says in proportion to it, not by which factor);
+    `entropy_top` is 1 on the `share` of the step's demonstrated tokens with the highest H(π_t), else 0 (one more
+    forward pass of the demonstrations; tokens of another origin weigh 0). Its focal weights are those of `focal` with
+    `detach_weight`. Metric: `weight` `[N]`.
     """
     logprobs = scores.logprobs
     p = logprobs.detach().exp()
     if by == "phi":
         factor = p * -torch.expm1(logprobs.detach())
+    elif by == "entropy_top":
+        factor = (batch.column(UNCERTAINTY) < share).to(p.dtype)
     else:
         factor = p if by == "importance" else scores[ENTROPY_METRIC.name]
     if cutoff < 1:

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from posttrain.data import Origin, Sequence
-from posttrain.data.scores import ENTROPY_METRIC
 from posttrain.data.step import Step
+from posttrain.data.uncertainty import uncertainty_ranks
 from posttrain.sources.transforms import transform
 
 
@@ -23,17 +24,13 @@ def uncertain_prefix(
     floor(P (1 - `share`)) lose their advantage. They stay in the loss's denominator. Costs a forward pass of the
     answers that begin with a prefix.
     """
-    given = [sequence for sequence in sequences if (sequence.origin == Origin.DEMONSTRATION).any()]
-    asked = [replace(s, target=s.origin == Origin.DEMONSTRATION) for s in given]
-    found = [scores[ENTROPY_METRIC.name].cpu().numpy() for scores in step.score(asked, (ENTROPY_METRIC,))]
-    everywhere = np.sort(np.concatenate([*(np.asarray(each) for rank in step.gather(found) for each in rank), []]))
-    lost = int(len(everywhere) * (1 - share) + 1e-9)
-    edge = everywhere[lost - 1] if lost else -np.inf
-    changed = {id(s): _without(s, entropy <= edge) for s, entropy in zip(given, found, strict=True)}
-    return [changed.get(id(sequence), sequence) for sequence in sequences]
+    ranks = uncertainty_ranks(sequences, step)
+    return [_without(s, rank >= share) for s, rank in zip(sequences, ranks, strict=True)]
 
 
-def _without(sequence: Sequence, lost: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Sequence:
-    advantage = sequence.columns["advantage"].copy()
-    advantage[np.flatnonzero(sequence.origin == Origin.DEMONSTRATION)[lost]] = 0.0
+def _without(sequence: Sequence, sure: npt.NDArray[np.bool_]) -> Sequence:
+    lost = sure & (sequence.origin == Origin.DEMONSTRATION)
+    if not lost.any():
+        return sequence
+    advantage = np.where(lost, np.float32(0), sequence.columns["advantage"])
     return replace(sequence, columns={**sequence.columns, "advantage": advantage})
