@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from loops import DATA, same, small_loop, tiny_policy, trained
 from running import largest_difference, metrics
 
+from posttrain.data import Sequence
+from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.objectives import build_objective
 from posttrain.policy import Policy
+from posttrain.sources import Demonstrations
 from posttrain.training.loop import EarlyStopping, Interrupted, Loop, gradient_norm, train
 from posttrain.training.optimisers import OPTIMISERS
 
@@ -222,6 +226,29 @@ def test_metrics_are_written_as_often_as_asked_for_and_at_the_end(tmp_path: Path
     assert row["stage"] == "sft"
     assert row["kind"] == "train"
     assert {"loss", "nll", "lr", "grad_norm", "tokens", "input_tokens", "sequences", "micro_batches"} <= row.keys()
+
+
+class Measuring(Demonstrations):
+    """A source that measures something at every other step, as rollouts do that last for two."""
+
+    def next(self, step: Step) -> list[Sequence]:
+        if step.index % 2 == 0:
+            step.report["reward"] = (float(step.index), 1.0)
+        return super().next(step)
+
+
+def test_what_a_source_measures_between_two_rows_is_in_the_next_one(tmp_path: Path) -> None:
+    def measuring(folder: Path, **options: Any) -> Loop:
+        loop = small_loop(folder, settings={"log_every": 4}, **options)
+        return replace(loop, source=Measuring(DATA, 4, seed=0, epochs=2.8))
+
+    train(measuring(tmp_path / "whole"))
+    rows = metrics(tmp_path / "whole")
+    assert [(row["step"], row["reward"]) for row in rows] == [(4, (0 + 2) / 2), (7, (4 + 6) / 2)]
+    with pytest.raises(Interrupted):
+        train(measuring(tmp_path / "cut", stop_after=3))
+    train(measuring(tmp_path / "cut"))
+    assert metrics(tmp_path / "cut") == rows
 
 
 def test_the_global_random_stream_before_the_run_changes_nothing(tmp_path: Path) -> None:

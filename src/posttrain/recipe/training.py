@@ -101,7 +101,9 @@ class Train(Rendered):
     weight_decay: float = Field(0.0, ge=0, description="on matrices only")
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Adam's; sgd's momentum is the first")
     gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null is off")
-    log_every: PositiveInt = 1
+    log_every: PositiveInt = Field(
+        1, description="steps from row to row of metrics.jsonl; what rollouts measured meanwhile is averaged"
+    )
     checkpoint_every: PositiveInt | None = Field(100, description="steps; null: only when interrupted")
     sharding: Literal["auto", "none", "fsdp"] = Field(
         "auto", description="cut weights over ranks (FSDP 2); 'auto': if accelerate launch was called with --use_fsdp"

@@ -24,7 +24,7 @@ from posttrain.training.sharding import (
     trained_weights,
     whole,
 )
-from posttrain.training.step import Records, Stopwatch, accumulate_gradients, add_metrics, begin, means
+from posttrain.training.step import Records, Stopwatch, Sums, accumulate_gradients, add_metrics, begin, means
 
 Evaluate = Callable[[int], dict[str, float]]
 """Evaluation after some steps: metric name -> value. It writes its answers itself."""
@@ -65,6 +65,7 @@ class Progress:
 
     `imitated`: the sum over steps of the share of tokens that others wrote in what all tokens weigh. `evaluated`: the
     last step that was. `memory`: what the objective remembers of samples. `measured`: the newest value of every metric.
+    `unwritten`: what the source measured since the last row of metrics was written.
     """
 
     step: int = 0
@@ -79,6 +80,7 @@ class Progress:
     last: dict[str, float] = field(default_factory=dict)
     memory: Records = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
+    unwritten: Sums = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     with watch.lap("time/source"):
         sequences = loop.source.next(step)
         reported = _reported(step.report, loop.ranks)
-        progress.measured.update(reported)
+        progress.measured.update(means(reported))
+        progress.unwritten = add_metrics(progress.unwritten, reported)
     loop.policy.model.train()
     result = accumulate_gradients(
         loop.policy, loop.objective, sequences, settings.token_budget, step, loop.ranks, watch
@@ -177,7 +180,7 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
         "loss": result.loss,
         **result.metrics,
         **({"imitated": imitated} if 0 < progress.imitated < progress.step else {}),
-        **reported,
+        **means(progress.unwritten),
         "lr": rate,
         "grad_norm": norm,
         "tokens": result.tokens,
@@ -189,12 +192,12 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
     }
 
 
-def _reported(report: dict[str, tuple[float, float]], ranks: Ranks) -> dict[str, float]:
-    """The means of what a source measured, over all ranks."""
-    joined: dict[str, tuple[float, float]] = {}
+def _reported(report: Sums, ranks: Ranks) -> Sums:
+    """What a source measured, on all ranks together."""
+    joined: Sums = {}
     for share in ranks.gather(report):
         joined = add_metrics(joined, share)
-    return means(joined)
+    return joined
 
 
 def _seed_dropout(seed: int, step: int, rank: int) -> None:
@@ -227,6 +230,7 @@ def _log(loop: Loop, progress: Progress, row: dict[str, float]) -> None:
     if progress.step % loop.settings.log_every == 0 or progress.step == loop.settings.steps:
         head = {"stage": loop.settings.stage, "step": progress.step, "kind": "train"}
         loop.journal.metrics({**head, "seconds": round(progress.seconds, 4), **row})
+        progress.unwritten = {}
 
 
 def _evaluate_if_due(loop: Loop, progress: Progress) -> bool:
