@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,6 +45,10 @@ def compare(
             show_default=False,
         ),
     ],
+    add: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARM", help="One more arm, beside those of a file; again for another: srft:lr=1e-4."),
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many, or which: 3 is 0,1,2. Default: 3.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget of a run: optimiser steps.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Budget of a run: input tokens.")] = None,
@@ -67,7 +72,7 @@ def compare(
     given["budget"] = {key: value for key, value in budget.items() if value is not None} or None
     given["tune"] = dict(_values(text) for text in tune or []) or None
     terminal = Terminal(json_output=json_output)
-    spec = _spec(what, {key: value for key, value in given.items() if value is not None})
+    spec = _spec(what, {key: value for key, value in given.items() if value is not None}, add or [])
     result = _compare(spec, out, jobs, cluster, terminal, dry_run)
     if result is not None:
         _leave(result)
@@ -150,27 +155,34 @@ def _compare(
     return result
 
 
-def _spec(what: list[str], given: dict[str, Any]) -> "Comparison":
-    """The comparison that the command line describes, or a file with what the command line changes."""
+def _spec(what: list[str], given: dict[str, Any], more: Sequence[str] = ()) -> "Comparison":
+    """The comparison that the command line describes, or a file with what the command line changes and adds."""
     from posttrain.comparison.spec import check_comparison, read_comparison
 
-    arms = [text for text in what if "=" not in text.partition(":")[0]]
-    changes = dict(_change(text) for text in what if text not in arms)
-    whole = _comparison_file(arms[0]) if len(arms) == 1 else None
+    named = [text for text in what if "=" not in text.partition(":")[0]]
+    changes = dict(_change(text) for text in what if text not in named)
+    whole = _comparison_file(named[0]) if len(named) == 1 else None
+    arms = _arms([*([] if whole is not None else named), *more])
     if whole is not None:
-        return read_comparison(whole, given | ({"set": changes} if changes else {}))
+        added = {"set": changes, "arms": arms}
+        return read_comparison(whole, given | {key: value for key, value in added.items() if value})
+    if not arms:
+        raise UserError(f"no recipe is named, only changes ({', '.join(what)}): posttrain compare sft dft {what[0]}")
+    content = {"arms": arms, "set": changes, **given}
+    return check_comparison({"name": _name(content), **content}, "posttrain compare")
+
+
+def _arms(texts: list[str]) -> dict[str, Any]:
+    """The arms that the command line names: `otr:lr=1e-4,objective.k=3` is called `otr-lr=0.0001-k=3`."""
     found: dict[str, Any] = {}
-    for text in arms:
+    for text in texts:
         recipe, _, own = text.partition(":")
         settings = dict(_change(each) for each in re.split(r",(?=[\w.]+=)", own)) if own else {}
         name = "-".join([Path(recipe).stem, *(f"{k.rpartition('.')[2]}={_in_a_name(v)}" for k, v in settings.items())])
         if name in found:
             raise UserError(f"arm '{name}' is there twice")
         found[name] = {"recipe": recipe, "set": settings}
-    if not found:
-        raise UserError(f"no recipe is named, only changes ({', '.join(what)}): posttrain compare sft dft {what[0]}")
-    content = {"arms": found, "set": changes, **given}
-    return check_comparison({"name": _name(content), **content}, "posttrain compare")
+    return found
 
 
 def _name(content: dict[str, Any]) -> str:

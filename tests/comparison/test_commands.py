@@ -11,7 +11,9 @@ from made_up import example
 from typer.testing import CliRunner, Result
 
 from posttrain.cli import app
+from posttrain.cli_comparison import _spec
 from posttrain.comparison import runs
+from posttrain.comparison.arms import arm_recipe
 from posttrain.comparison.result import ComparisonResult
 from posttrain.comparison.spec import check_comparison
 from posttrain.training.loop import Interrupted
@@ -37,6 +39,26 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(tmp_path: Path) -> No
     assert all(arm["tuning"] == "2 runs" for arm in plan["arms"])
     assert plan["estimated_seconds"] > 0
     assert not list(out.glob("*/seed*"))
+
+
+def test_a_file_takes_further_arms_with_its_own_settings(tmp_path: Path) -> None:
+    recipe, path = write_recipe(tmp_path), tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"recipe": "small.yaml", "set": {"lr": 0.01}, "arms": {"a": {}, "small": {}}}))
+    more = ["--add", f"{recipe}:objective=dft", "--add", f"{recipe}:steps=2"]
+    result, (plan,) = call("compare", path, *more, "--out", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0, result.exception
+    assert [arm["arm"] for arm in plan["arms"]] == ["a", "small", "small-objective=dft", "small-steps=2"]
+    again, _ = call("compare", path, "--add", recipe, "--out", tmp_path / "out", "--dry-run")
+    assert "has an arm 'small' already" in str(again.exception)
+
+
+@pytest.mark.parametrize("arm", ["srft", "uft", "relift", "bread", "srl", "chord-phi"])
+def test_the_continuum_takes_the_recipes_that_are_no_arms_of_its_own(arm: str) -> None:
+    spec = _spec(["continuum"], {}, [f"{arm}:train.lr=3e-4"])
+    assert len(spec.arms) == 11
+    recipe = arm_recipe(spec, f"{arm}-lr=3e-4")
+    assert recipe.stages["test"] == arm_recipe(spec, "luffy").stages["test"]
+    assert recipe.stages["train"].lr == 3e-4  # type: ignore[union-attr]
 
 
 def finished(monkeypatch: pytest.MonkeyPatch, result: ComparisonResult | Exception) -> None:

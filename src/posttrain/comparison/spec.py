@@ -133,16 +133,18 @@ class Comparison(Strict):
 
 
 def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Comparison:
-    """The checked comparison of a YAML file; `changes` replace its keys, those of `set` are added.
+    """The checked comparison of a YAML file; `changes` replace its keys, those of `set` and `arms` are added.
 
-    Recipes that lie beside the file are found there. Raises `UserError` that names the file, the line and the key.
+    Recipes that lie beside the file are found there. Raises `UserError` that names the file, the line and the key, and
+    for an added arm that is there already.
     """
     content, text = read_mapping(path, "comparison", "arms")
     content.setdefault("name", path.stem)
     added = dict(changes or {})
-    if added.get("set"):
-        given = content.get("set")
-        added["set"] = {**(given if isinstance(given, dict) else {}), **added["set"]}
+    given = {key: value for key in ("set", "arms") if isinstance(value := content.get(key), dict)}
+    if again := [name for name in added.get("arms", {}) if name in given.get("arms", {})]:
+        raise UserError(f"{path} has an arm '{again[0]}' already: give the added one a change of its own")
+    added |= {key: {**value, **added[key]} for key, value in given.items() if added.get(key)}
     checked = check_comparison({**content, **added}, str(path), text)
     return checked.model_copy(
         update={
