@@ -99,6 +99,13 @@ def test_what_is_no_number_is_an_error_and_no_zero(value):
     assert "the reward is" in score.error
 
 
+def test_numpy_numbers_of_a_reward_become_plain_ones_which_checkpoints_can_keep():
+    counted = Score(np.float64(0.5), {"words": np.float32(2.0)}, tokens=tuple(np.full(4, 0.125)))
+    (score,) = scores({"name": "task", "weight": 2}, attempt(verify=lambda sample, text: counted))
+    assert [type(number) for number in (score.value, *score.parts.values(), *score.tokens)] == [float] * 7
+    assert (score.value, score.parts["task/words"], score.tokens) == (1.0, 2.0, (0.25,) * 4)
+
+
 def test_errors_are_kept_with_their_cause():
     crashed, fine = scores("task", attempt("= crash"), attempt())
     assert crashed.error == "RuntimeError: no such number"

@@ -177,6 +177,16 @@ def test_a_resumed_round_loses_nothing_and_repeats_nothing(tmp_path: Any) -> Non
             }
 
 
+def test_a_state_with_rewards_of_numpy_can_be_read_again(tmp_path: Any) -> None:
+    rolls = source(replace(SETTINGS, mini_batches=2))
+    rolls.answering = replace(rolls.answering, verify=lambda sample, text: Score(np.mean([text == sample.answer])))
+    rolls.next(step(score=scored))
+    torch.save(rolls.state(), tmp_path / "state.pt")
+    again = source(replace(SETTINGS, mini_batches=2))
+    again.restore([torch.load(tmp_path / "state.pt", weights_only=True)])
+    assert [s.scalars for s in again.next(step(1, score=scored))] == [s.scalars for s in rolls.next(step(1))]
+
+
 def test_a_round_may_be_gone_on_with_on_another_number_of_ranks() -> None:
     settings = replace(SETTINGS, mini_batches=2)
     alone = source(settings)

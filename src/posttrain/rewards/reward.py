@@ -201,12 +201,18 @@ def _scored(function: Callable[[Attempt], Score | float], attempt: Attempt, mome
 
 
 def _as_score(value: Score | float, attempt: Attempt) -> Score:
-    score = value if isinstance(value, Score) else Score(float(value))
+    score = _plain(value if isinstance(value, Score) else Score(float(value)))
     if score.tokens and len(score.tokens) != attempt.length:
         raise ValueError(f"{len(score.tokens)} token rewards were given to an answer of {attempt.length} tokens")
     if score.error is None and not math.isfinite(score.value):
         return replace(score, error=f"the reward is {score.value}")
     return score
+
+
+def _plain(score: Score) -> Score:
+    """With Python's numbers in the place of numpy's, with which a checkpoint could not be read again."""
+    parts = {name: float(part) for name, part in score.parts.items()}
+    return replace(score, value=float(score.value), parts=parts, tokens=tuple(map(float, score.tokens)))
 
 
 def _gated(score: Score, gate: Score) -> Score:

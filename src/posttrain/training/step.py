@@ -263,8 +263,11 @@ def add_metrics(sums: Sums, more: Mapping[str, tuple[float, float]]) -> Sums:
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Means of (sum, count) pairs; a count of 0 marks a value that is a share of a sum already."""
-    return {name: total / count if count else total for name, (total, count) in sums.items()}
+    """Means of (sum, count) pairs; a count of 0 marks a value that is a share of a sum already.
+
+    Python's numbers, also of a source that reports numpy's: checkpoints keep them.
+    """
+    return {name: float(total / count if count else total) for name, (total, count) in sums.items()}
 
 
 def _join_ranks(result: StepResult, sums: Sums, ranks: Ranks) -> None:
