@@ -114,6 +114,15 @@ def test_the_start_is_set_against_every_seed() -> None:
     assert (found.seeds, found.interval.estimate) == (3, pytest.approx(0.5))
 
 
+def test_the_start_minus_an_arm_is_over_every_seed_of_the_arm() -> None:
+    base, trained = arm("base", [[0, 0, 1, 0]]), arm("a", [[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 0]])
+    there, back = analysis.difference(base, trained, ACCURACY), analysis.difference(trained, base, ACCURACY)
+    assert there is not None
+    assert back is not None
+    assert there.seeds == back.seeds == 3
+    assert there.interval.estimate == pytest.approx(-back.interval.estimate)
+
+
 def test_a_share_of_a_gap_is_paired_by_problem_and_the_start_stands_beside_every_seed() -> None:
     start = arm("base", [[0, 0, 0, 1] * 10])
     trained = arm("a", [[1, 0, 0, 1] * 10, [1, 1, 0, 1] * 10, [1, 0, 0, 1] * 10])

@@ -1,16 +1,22 @@
 """Sequences of tasks as arms: what their continual stages need is kept, and their numbers are compared."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from posttrain.comparison import analysis
 from posttrain.comparison.arms import arm_recipe, base_recipe, pilot_recipe, tuning_recipe
-from posttrain.comparison.measures import measure
-from posttrain.comparison.result import ArmResult, ArmRun
+from posttrain.comparison.claim_figure import WIDTH, claim_figure
+from posttrain.comparison.measures import limits, measure
+from posttrain.comparison.result import ArmResult, ArmRun, Estimate, from_json
 from posttrain.comparison.runs import check_claims
 from posttrain.comparison.spec import Comparison
+from posttrain.comparison.wording import ends
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, evaluations_read
 
@@ -68,3 +74,24 @@ def test_forgetting_is_paired_by_problem_and_may_be_negative() -> None:
     assert difference.problems == 200
     assert difference.interval.low > 0.2
     assert FORGETTING in analysis.measures_of([arm("less", less)])
+
+
+def test_a_change_below_0_has_its_whole_interval_and_a_place_in_the_figure() -> None:
+    worse = Estimate(FORGETTING.name, "sft", -0.2, -0.3, -0.1, None, 3)
+    assert ends(FORGETTING, worse) == (-0.3, -0.1)
+    share = measure("test", "accuracy")
+    assert ends(share, Estimate(share.name, "sft", 0.1, -0.2, 1.3, None, 2)) == (0.0, 1.0)
+    assert limits(measure("test", "gap/compiles")) == (-1.0, 1.0)
+    example = json.loads(Path(__file__).with_name("example.json").read_text(encoding="utf-8"))
+    result = from_json(example)
+    about = replace(result.claims[0], metric=FORGETTING.name, arms={"sft": [-0.3, -0.2, -0.1]}, minus=None)
+    figure = claim_figure(replace(result, claims=[about], estimates=[worse]))
+    for circle in ElementTree.fromstring(figure).iter("{http://www.w3.org/2000/svg}circle"):
+        assert 172 <= float(circle.get("cx", 0)) <= WIDTH - 84
+
+
+def test_two_arms_may_differ_in_what_they_forget_by_more_than_all() -> None:
+    gained, lost = arm("a", [[1.0] * 30] * 3), arm("b", [[-1.0] * 30] * 3)
+    found = analysis.difference(gained, lost, FORGETTING)
+    assert found is not None
+    assert found.interval.low < found.interval.estimate == found.interval.high == 2.0

@@ -7,8 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from posttrain.comparison.measures import CONTINUAL, COSTS, IMITATED, SHOWN, measure
+from posttrain.comparison.measures import CONTINUAL, COSTS, IMITATED, SHOWN, limits, measure
 from posttrain.comparison.result import ArmResult, ArmRun, Contrast, Estimate, Family, Measure
+from posttrain.comparison.spec import BASE
 from posttrain.evaluation import hierarchical_gap_recovered
 from posttrain.evaluation.statistics import (
     Difference,
@@ -74,9 +75,29 @@ def difference(arm: ArmResult, minus: ArmResult, each: Measure) -> Difference | 
     rng = np.random.default_rng(0)  # the same interval for the same runs, whatever else is compared
     found = hierarchical_difference(theirs, ours, rng, level=LEVEL)
     if problems:
-        return replace(found, interval=_of_shares(found.interval, problems, -1.0))
+        least, most = limits(each)
+        return replace(found, interval=_of_shares(found.interval, problems, (least - most, most - least)))
     flat = [np.ravel(side) for side in (theirs, ours)]
     return Difference(found.interval, found.p_value, found.test, cohens_d(*flat), 0, len(ours))
+
+
+def change_of_difference(
+    arm: ArmResult, minus: ArmResult, than: tuple[ArmResult, ArmResult], each: Measure
+) -> Interval | None:
+    """(`arm` minus `minus`) minus the difference of the other two, over the seeds and problems that all four have.
+
+    Seeds, problems and the start as in `difference`; None where the four have none in common.
+    """
+    numbers = _numbers((arm, minus, *than), each)
+    if numbers is None:
+        return None
+    sides, problems = numbers
+    ours, theirs, first, second = (np.asarray(side) for side in sides)
+    found = hierarchical_bootstrap(ours - theirs - (first - second), np.random.default_rng(0), level=LEVEL)
+    if not problems:
+        return found
+    least, most = limits(each)
+    return _of_shares(found, problems, (2 * (least - most), 2 * (most - least)))
 
 
 def recovered(arm: ArmResult, minus: ArmResult, over: ArmResult, each: Measure) -> Interval | None:
@@ -105,8 +126,7 @@ def value(arm: ArmResult, each: Measure) -> Interval | None:
         (table,) = _tables([(run,) for run in runs], each.stage)
         if not table[0]:
             return None
-        least = 0.0 if each.metric == "accuracy" else -1.0  # forgetting is a change
-        return _of_shares(hierarchical_bootstrap(table, rng, level=LEVEL), len(table[0]), least)
+        return _of_shares(hierarchical_bootstrap(table, rng, level=LEVEL), len(table[0]), limits(each))
     return hierarchical_bootstrap([[run.values[each.name]] for run in runs], rng, level=LEVEL)
 
 
@@ -124,14 +144,14 @@ def _has_shares(each: Measure, runs: Iterable[ArmRun]) -> bool:
     return each.has_problems and all(each.stage in run.shares for run in runs)
 
 
-def _of_shares(interval: Interval, problems: int, least: float) -> Interval:
-    """An interval of shares (or of their differences, which may be `least`), cut to what is possible.
+def _of_shares(interval: Interval, problems: int, possible: tuple[float, float]) -> Interval:
+    """An interval of shares (or of their differences), cut to the least and the greatest that is possible.
 
     Where all values are the same, resampling them would claim certainty: then what Wilson's interval leaves open of so
     many problems of which none is otherwise.
     """
     open_to = wilson(0, problems, level=LEVEL).high if interval.low == interval.high else 0.0
-    low, high = max(interval.low - open_to, least), min(interval.high + open_to, 1.0)
+    low, high = max(interval.low - open_to, possible[0]), min(interval.high + open_to, possible[1])
     return Interval(interval.estimate, low, high, interval.level)
 
 
@@ -247,13 +267,14 @@ def _numbers(arms: Sequence[ArmResult], each: Measure) -> tuple[list[Table], int
 
 
 def _paired(arms: Sequence[ArmResult], name: str) -> list[tuple[ArmRun, ...]]:
-    """The runs of every seed that all arms have; what was run once (the start) stands beside each seed of the first."""
+    """The runs of every seed that all arms have; what was run once (the start) stands beside every seed."""
     runs = [{run.seed: run for run in arm.runs if name in run.values} for arm in arms]
+    seeds = next((list(found) for arm, found in zip(arms, runs, strict=True) if arm.name != BASE), list(runs[0]))
     for place, arm in enumerate(arms):
-        if place and arm.name == "base" and len(runs[place]) == 1:
+        if arm.name == BASE and len(runs[place]) == 1:
             (start,) = runs[place].values()
-            runs[place] = dict.fromkeys(runs[0], start)
-    return [tuple(found[seed] for found in runs) for seed in runs[0] if all(seed in found for found in runs)]
+            runs[place] = dict.fromkeys(seeds, start)
+    return [tuple(found[seed] for found in runs) for seed in seeds if all(seed in found for found in runs)]
 
 
 def _tables(runs: Sequence[Sequence[ArmRun]], stage: str) -> list[Table]:

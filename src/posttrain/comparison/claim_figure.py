@@ -7,7 +7,7 @@ from textwrap import wrap
 from markupsafe import Markup
 
 from posttrain.comparison.figures import padded, shortened
-from posttrain.comparison.measures import measure
+from posttrain.comparison.measures import limits, measure
 from posttrain.comparison.result import ClaimResult, ComparisonResult, Estimate, Measure
 from posttrain.comparison.wording import ends, value_text
 from posttrain.reporting.plots import Scale, tick
@@ -67,15 +67,15 @@ def _plot(result: ComparisonResult, name: str, claims: Sequence[ClaimResult], to
     found = {arm: result.estimate(name, arm) for arm in seeds}
     known = [end for one in found.values() if one for end in ends(each, one) or ()]
     bounds = [bound for claim in claims if claim.minus is None for bound in (claim.at_least, claim.at_most)]
-    limits = [bound for bound in bounds if bound is not None]
-    known += [*limits, *(value for numbers in seeds.values() for value in numbers)]
-    x = padded(known, LABELS, WIDTH - VALUES, share=each.unit == "points")
+    borders = [bound for bound in bounds if bound is not None]
+    known += [*borders, *(value for numbers in seeds.values() for value in numbers)]
+    x = padded(known, LABELS, WIDTH - VALUES, within=limits(each))
     start, end = top + LINE, top + LINE + ROW * len(seeds)
     for at in x.ticks():
         parts.append(_rule(x(at), start, end, RULE))
         text = tick(each.metric, at) + (" s" if each.unit == "s" else "")
         parts.append(_text(x(at), end + 14, text, MUTED, ' font-size="11" text-anchor="middle"'))
-    parts += [_rule(x(limit), start, end, INK, ' stroke-dasharray="4 3"') for limit in limits]
+    parts += [_rule(x(limit), start, end, INK, ' stroke-dasharray="4 3"') for limit in borders]
     for row, (arm, numbers) in enumerate(seeds.items()):
         colour = CLAIMED if arm in {claim.of for claim in claims} else OTHER
         parts += _row(each, arm, numbers, found[arm], x, start + ROW * (row + 0.5), colour)

@@ -1,10 +1,12 @@
 """The plots of a comparison's page as inline SVG; colours come from the page's CSS (`--c1` ... `--c8`)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from posttrain.comparison.measures import limits
 from posttrain.comparison.result import Measure
 from posttrain.comparison.wording import title, value_text
 from posttrain.reporting.plots import Scale, tick
@@ -100,7 +102,7 @@ def plane(points: Sequence[Point], across: Measure, quality: Measure, start: flo
     size, x_text = _unit_across(across, max(point.x for point in points))
     known = [end for point in points for end in (point.low, point.high)] + ([] if start is None else [start])
     x = padded([point.x / size for point in points], LEFT + 8, WIDTH - RIGHT, from_zero=True)
-    y = padded(known, HEIGHT - BOTTOM, TOP, share=quality.unit == "points")
+    y = padded(known, HEIGHT - BOTTOM, TOP, within=limits(quality))
     best, parts = list(points), _axes(x, y, x_text, quality)
     if across.larger_is_better is False:
         best = frontier(points)
@@ -137,17 +139,20 @@ def shortened(label: str, longest: int = LONGEST) -> str:
     return f"{label[:head]}…{label[len(label) - (longest - head - 1) :]}"
 
 
-def padded(values: Sequence[float], start: float, end: float, *, from_zero: bool = False, share: bool = False) -> Scale:
-    """A scale with room around `values`; from zero where that costs less than half of it; a share's ends at 0 and 1."""
+def padded(
+    values: Sequence[float],
+    start: float,
+    end: float,
+    *,
+    from_zero: bool = False,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Scale:
+    """A scale with room around `values`, `within` what they can be; from zero where that costs less than half of it."""
     low, high = min(values), max(values)
     if from_zero and low <= high * 0.6:
         return Scale(0.0, high * 1.08 or 1.0, start, end)
     room = (high - low) * 0.12 or abs(high) * 0.1 or 0.1
-    return (
-        Scale(max(low - room, 0.0), min(high + room, 1.0), start, end)
-        if share
-        else Scale(low - room, high + room, start, end)
-    )
+    return Scale(max(low - room, within[0]), min(high + room, within[1]), start, end)
 
 
 def _time_unit(longest: float) -> tuple[float, str]:

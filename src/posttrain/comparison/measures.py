@@ -1,5 +1,7 @@
 """What arms are compared by: names, units, and which way is better."""
 
+import math
+
 from posttrain.comparison.result import Measure
 
 SHOWN = ("accuracy", "log_likelihood", "kl", "entropy", "mean_length")
@@ -97,6 +99,8 @@ _LARGER_IS_BETTER = {
     "kl": None,  # far from the start is what training is for; how far is worth knowing, not a fault
     "seconds": False,
 }
+_DIFFERENCES = ("forgetting", "forgetting_from_best", "general_change", "gap")
+"""Of shares: these may be below 0."""
 
 
 def measure(stage: str, metric: str) -> Measure:
@@ -114,3 +118,11 @@ def measure(stage: str, metric: str) -> Measure:
         larger_is_better=True if share else _LARGER_IS_BETTER.get(name),
         has_problems=metric in ("accuracy", "forgetting"),
     )
+
+
+def limits(each: Measure) -> tuple[float, float]:
+    """The least and the greatest that a measure can be."""
+    if each.unit == "points":
+        return (-1.0 if each.metric.partition("/")[0] in _DIFFERENCES else 0.0), 1.0
+    counted = each.unit in ("s", "tokens", "steps") or each.metric in ("kl", "entropy")
+    return (0.0 if counted else -math.inf), math.inf

@@ -1,9 +1,9 @@
 """How a comparison's numbers are written: by the unit of the measure, differences with their sign."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posttrain.comparison.measures import limits
 from posttrain.comparison.result import BudgetResult, Contrast, Estimate, Measure
 from posttrain.reporting.formats import duration, number, percent, points
 
@@ -64,10 +64,7 @@ def ends(measure: Measure, found: Estimate) -> tuple[float, float] | None:
     """
     if found.low is None or found.high is None:
         return None
-    least = (
-        0.0 if measure.unit in ("points", "s", "tokens", "steps") or measure.metric in ("kl", "entropy") else -math.inf
-    )
-    most = 1.0 if measure.unit == "points" else math.inf
+    least, most = limits(measure)
     return max(found.low, least), min(found.high, most)
 
 
