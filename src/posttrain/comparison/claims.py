@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from posttrain.comparison.analysis import difference, recovered, value
+from posttrain.comparison.analysis import change_of_difference, difference, recovered, value
 from posttrain.comparison.measures import measure
 from posttrain.comparison.result import ArmResult, ClaimResult, ComparisonResult, Measure, Verdict
 from posttrain.comparison.spec import Claim
@@ -76,6 +76,7 @@ def write_claims(result: ComparisonResult, folder: Path) -> Path:
 
 def _kept(result: ComparisonResult) -> ComparisonResult:
     compared = {(claim.metric, claim.of, claim.minus) for claim in result.claims}
+    compared |= {(claim.metric, *claim.than) for claim in result.claims if claim.than}
     arms = [replace(arm, runs=[replace(run, curves={}, watched={}) for run in arm.runs]) for arm in result.arms]
     return replace(
         result,
@@ -118,7 +119,7 @@ def read_claims(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]
 def _decided(claim: Claim, arms: Mapping[str, ArmResult]) -> ClaimResult:
     each = measure(*claim.metric.split(".", 1))
     complete = set(claim.named) <= set(arms)
-    interval = _interval(each, [arms[name] for name in claim.named]) if complete else None
+    interval = _interval(claim, each, arms) if complete else None
     verdict = _verdict(claim, interval)
     runs = {name: arms[name].runs if name in arms else [] for name in claim.named}
     ends = interval.to_json() if interval is not None else {"estimate": None, "low": None, "high": None}
@@ -138,15 +139,20 @@ def _decided(claim: Claim, arms: Mapping[str, ArmResult]) -> ClaimResult:
         verdict=verdict,
         sentence=_sentence(claim, each, interval, verdict),
         over=claim.over,
+        than=claim.than,
     )
 
 
-def _interval(each: Measure, arms: Sequence[ArmResult]) -> Interval | None:
-    if len(arms) == 1:
-        return value(arms[0], each)
-    if len(arms) == 3:
-        return recovered(arms[0], arms[1], arms[2], each)
-    found = difference(arms[0], arms[1], each)
+def _interval(claim: Claim, each: Measure, arms: Mapping[str, ArmResult]) -> Interval | None:
+    arm = arms[claim.of]
+    if claim.minus is None:
+        return value(arm, each)
+    minus = arms[claim.minus]
+    if claim.over is not None:
+        return recovered(arm, minus, arms[claim.over], each)
+    if claim.than is not None:
+        return change_of_difference(arm, minus, (arms[claim.than[0]], arms[claim.than[1]]), each)
+    found = difference(arm, minus, each)
     return found.interval if found is not None else None
 
 
@@ -163,6 +169,8 @@ def _verdict(claim: Claim, interval: Interval | None) -> Verdict:
 
 def _sentence(claim: Claim, each: Measure, interval: Interval | None, verdict: Verdict) -> str:
     about = claim.of if claim.minus is None else f"{claim.of} minus {claim.minus}"
+    if claim.than is not None:
+        about += f", less {claim.than[0]} minus {claim.than[1]}"
     scale, unit = (100.0, " points" if claim.minus else " %") if each.unit == "points" else (1.0, f" {each.unit}")
     if claim.over is not None:
         about, scale, unit = f"{claim.of} of the gap from {claim.minus} to {claim.over}", 100.0, " %"

@@ -151,7 +151,7 @@ class BudgetResult:
 @dataclass(frozen=True)
 class ClaimResult:
     """A claim and what came out. `arms`: arm -> every seed's number; `effect` is the value or difference claimed, with
-    `over` the share of the gap."""
+    `over` the share of the gap, with `than` the difference of two differences."""
 
     text: str
     metric: str
@@ -166,6 +166,7 @@ class ClaimResult:
     verdict: Verdict
     sentence: str
     over: str | None = None
+    than: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,9 @@ class Claim(Strict):
     over: str | None = Field(
         None, description="an arm, the ceiling: the claim is about the share of the gap between it and 'minus'"
     )
+    than: tuple[str, str] | None = Field(
+        None, description="two arms: the claim is about how far 'of' minus 'minus' is above their difference"
+    )
     at_least: float | None = None
     at_most: float | None = None
 
@@ -74,12 +77,14 @@ class Claim(Strict):
             raise ValueError(f"metric '{self.metric}' is not of the form STAGE.METRIC, like test.accuracy")
         if self.over is not None and (self.minus is None or self.over == self.minus):
             raise ValueError("'over' is the upper end of a gap: 'minus' names its lower end, which is another arm")
+        if self.than is not None and (self.minus is None or self.over is not None):
+            raise ValueError("'than' sets one difference against another: it wants 'minus', and no 'over'")
         return self
 
     @property
     def named(self) -> list[str]:
         """The arms that the claim is about."""
-        return [name for name in (self.of, self.minus, self.over) if name is not None]
+        return [name for name in (self.of, self.minus, self.over, *(self.than or ())) if name is not None]
 
 
 class Comparison(Strict):
