@@ -15,6 +15,7 @@ from forked import Forked, small, write_recipe
 from posttrain.comparison.arms import job
 from posttrain.comparison.claims import read_claims, write_claims
 from posttrain.comparison.launching import LocalProcesses, RayTasks
+from posttrain.comparison.measures import measure
 from posttrain.comparison.result import ComparisonResult, read_result
 from posttrain.comparison.running import run_jobs
 from posttrain.comparison.runs import check, compare
@@ -167,6 +168,13 @@ def test_every_arm_is_tuned_alike_on_validation_data(recipe: Path, tmp_path: Pat
         assert best.chosen
         assert arm.tuned == best.set
         assert "other" not in arm.runs[0].shares
+
+
+def test_what_has_no_better_side_is_not_tuned_on(recipe: Path, tmp_path: Path) -> None:
+    assert measure("other", "perplexity").larger_is_better is False
+    spec = small(recipe, tune={"lr": [1e-5, 0.01]}, tune_on="train.loss")
+    with pytest.raises(UserError, match="tune_on 'train.loss': nothing says which way is better"):
+        check(spec, tmp_path / "small", QUIET)
 
 
 def test_a_budget_of_seconds_is_measured_first_and_one_of_tokens_is_counted(recipe: Path, tmp_path: Path) -> None:

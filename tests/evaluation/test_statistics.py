@@ -95,6 +95,20 @@ def test_intervals_of_few_values_or_seeds_are_as_wide_as_students_t():
         assert np.mean([interval.high - interval.low for interval in found]) == pytest.approx(wanted, rel=0.04)
 
 
+@pytest.mark.parametrize("problems", [1, 30])
+def test_of_two_seeds_the_interval_holds_the_truth_as_often_as_claimed(problems: int):
+    draws = rng(6)
+    tables = [draws.normal(size=(2, 1)) + 0.1 * draws.normal(size=(2, problems)) for _ in range(600)]
+    assert 0.93 <= coverage(0.0, [hierarchical_bootstrap(table, draws, resamples=50) for table in tables]) <= 0.98
+
+
+def test_of_two_seeds_the_interval_and_the_p_value_agree():
+    draws = rng(7)
+    for _ in range(50):
+        found = hierarchical_difference(np.zeros((2, 1)), 3 + draws.normal(size=(2, 1)), draws)
+        assert (found.p_value < 0.05) == (0.0 not in found.interval)
+
+
 def test_share_interval_is_wilson_for_single_draws():
     assert share_interval([1, 1, 0, 1], rng()) == wilson(3, 4)
 

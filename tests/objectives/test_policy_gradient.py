@@ -4,11 +4,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gradients import batch_of, gradient, losses, mean_loss, results, step_of
 from torch import Tensor
 
+from posttrain.data import Origin, Sequence
+from posttrain.data.batch import collate
 from posttrain.data.scores import TokenScores
 from posttrain.objectives import build_objective, objectives
 
@@ -42,7 +45,11 @@ def drawn(seed: int) -> tuple[Any, Tensor, Tensor]:
         "sampled_logprob": [part.tolist() for part in sampled],
         "advantage": [[float(value)] * size for value, size in zip(advantage, LENGTHS, strict=True)],
     }
-    return step_of(TOKENS, columns=columns), logits, reference
+    return [_as_rollout(sequence) for sequence in step_of(TOKENS, columns=columns)], logits, reference
+
+
+def _as_rollout(sequence: Sequence) -> Sequence:
+    return replace(sequence, origin=np.where(sequence.target, Origin.ROLLOUT, Origin.PROMPT).astype(np.uint8))
 
 
 def test_golden_numbers_of_the_clipped_surrogate() -> None:
@@ -57,6 +64,15 @@ def test_golden_numbers_of_the_clipped_surrogate() -> None:
     assert found.tolist() == pytest.approx([-1.28, 0.8])
     assert metrics["clipped_high"].tolist() == [1, 0]
     assert metrics["clipped_low"].tolist() == [0, 1]
+
+
+def test_the_sampler_is_corrected_for_what_it_drew_and_not_for_what_it_was_given() -> None:
+    columns = {"sampled_logprob": [[0.0, math.log(0.5)]], "advantage": [[1.0, 1.0]]}
+    (sequence,) = step_of([[0, 0]], columns=columns)
+    begun = replace(sequence, origin=np.array([Origin.PROMPT, Origin.DEMONSTRATION, Origin.ROLLOUT], np.uint8))
+    found, metrics = results({"name": "grpo", "importance_cap": 2}, collate([begun]), logits_of(0.25, 0.25))
+    assert found.tolist() == pytest.approx([-1.0, -0.5])
+    assert metrics["importance"].tolist() == pytest.approx([math.nan, 0.5], nan_ok=True)
 
 
 def test_the_sheets_mean_of_sequence_means() -> None:

@@ -84,6 +84,8 @@ _LARGER_IS_BETTER = {
     "forgetting_from_best": True,
     "general_change": True,
     "log_likelihood": True,
+    "perplexity": False,
+    "reward_accuracy": True,
     "format_validity": True,
     "truncated": False,
     "followed": True,

@@ -60,6 +60,8 @@ def check(spec: Comparison, root: Path, terminal: Terminal) -> Checked:
 
     Raises `UserError` that names the arm.
     """
+    if spec.tune_on is not None and measure(*spec.tune_on.split(".", 1)).larger_is_better is None:
+        raise UserError(f"tune_on '{spec.tune_on}': nothing says which way is better; take an accuracy, say")
     recipes = {name: arms.arm_recipe(spec, name) for name in ran(spec)}
     plans = {}
     for name, recipe in recipes.items():
@@ -150,7 +152,7 @@ def _tune(checked: Checked, spent: _Spent, launcher: Launcher, terminal: Termina
             jobs.append(job(checked.root, name, spec.seeds[0], "tune", recipe, tried))
     done = _run(jobs, spent, launcher, terminal)
     collected, _ = collect({str(each.folder): {each.seed: each.folder} for each in done})
-    larger = measure(*spec.tune_on.split(".", 1)).larger_is_better is not False
+    larger = measure(*spec.tune_on.split(".", 1)).larger_is_better
     for name in spent.left:
         found = [(each, collected[str(each.folder)][0].values) for each in done if each.arm == name]
         values = {index: values[spec.tune_on] for index, (_, values) in enumerate(found) if spec.tune_on in values}

@@ -70,6 +70,7 @@ def bootstrap_mean(
 
     Plain percentile intervals are too narrow for few values: drawing P - 1 of P makes the variance of the resampled
     mean unbiased (Rao & Wu 1988), and the percentiles are stretched from the normal to Student's t (Hesterberg 2015).
+    Of two values the interval is Student's.
     """
     x = _checked(values, dimensions=1)
     return _bootstrap([x], rng, level, resamples)[0]
@@ -103,7 +104,7 @@ def hierarchical_bootstrap(
     are crossed, not nested: resampling problems anew within each seed would take S*P problems for granted where there
     are P). Product resampling counts the noise of a single cell three times (Owen 2007), so draws are scaled to the
     unbiased two-way variance, and stretched to Student's t with Satterthwaite's degrees of freedom: plain percentiles
-    of 3 seeds are far too narrow. Rows of unequal length are problems of each seed's own; their means are then
+    of 3 seeds are far too narrow; of 2 the interval is Student's. Rows of unequal length are problems of each seed's own; their means are then
     resampled over seeds. With one seed the interval is over problems alone.
     """
     return _bootstrap(_rows(values), rng, level, resamples)[0]
@@ -225,9 +226,12 @@ def _bootstrap(
     if np.ptp(table) <= 1e-12 * np.abs(table).max():
         return Interval(mean, mean, mean, level), 0.0, math.inf
     error, drawn_error, freedom = _one_way_error(table[0]) if len(table) == 1 else _two_way_error(table)
-    drawn = np.quantile(_resampled_means(table, rng, resamples), [(1 - level) / 2, (1 + level) / 2])
     tail = (1 + level) / 2
-    stretch = error / drawn_error * float(scipy.stats.t.ppf(tail, freedom) / scipy.stats.norm.ppf(tail))
+    students = float(scipy.stats.t.ppf(tail, freedom))
+    if 2 in table.shape:  # drawing one of two values over and over says nothing of their tails
+        return Interval(mean, mean - students * error, mean + students * error, level), error, freedom
+    drawn = np.quantile(_resampled_means(table, rng, resamples), [(1 - level) / 2, tail])
+    stretch = error / drawn_error * (students / float(scipy.stats.norm.ppf(tail)))
     low, high = mean + stretch * (drawn - mean)
     return Interval(mean, float(low), float(high), level), error, freedom
 

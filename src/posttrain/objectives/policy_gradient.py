@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from posttrain.data import Origin
 from posttrain.data.batch import Batch
 from posttrain.data.scores import ENTROPY, REFERENCE_LOGPROBS, VALUES, TokenScores
 from posttrain.objectives.objective import TermLoss, objective
@@ -76,7 +77,7 @@ def _ppo(
 
     ε_low = `clip_low`, ε_high = `clip_high` (null: the same; DAPO 0.28). `dual_clip` c > 1: at most -c A_t for A_t < 0
     (verl 3). `importance_cap` C: times sg min(C, π_old / π_sampler), which corrects for a sampler that is not quite the
-    policy (reads the column `sampled_logprob`; TRL 3 for vLLM). Methods differ by `reduction`: `sequences` (GRPO, the
+    policy (reads the column `sampled_logprob`; TRL 3 for vLLM); tokens that it was given weigh 1. Methods differ by `reduction`: `sequences` (GRPO, the
     default, and PPO as sheet 48 has it), `tokens` (DAPO), `{constant: longest answer}` (Dr.GRPO). Metrics `[N]`:
     `ratio`, `clipped_high`, `clipped_low`, `kl_to_old` (k3, nats); with the cap `importance` and `importance_gap`, the
     distance of the two log-probs (a ratio is 1 on average, however stale the sampler).
@@ -84,9 +85,11 @@ def _ppo(
     loss, metrics = clipped_surrogate(scores, batch, clip_low, clip_high, dual_clip)
     if importance_cap is not None:
         old = batch.columns.get("old_logprobs", scores.logprobs).detach()
-        gap = old - batch.column("sampled_logprob")
+        drawn = batch.origin == Origin.ROLLOUT
+        gap = torch.where(drawn, old - batch.column("sampled_logprob"), 0.0)
         weight = gap.exp().clamp(max=importance_cap)
-        loss, metrics = weight * loss, {**metrics, "importance": weight, "importance_gap": gap.abs()}
+        told = {"importance": weight.where(drawn, torch.nan), "importance_gap": gap.abs().where(drawn, torch.nan)}
+        loss, metrics = weight * loss, {**metrics, **told}
     return loss, metrics
 
 
