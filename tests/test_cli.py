@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import architectures
 import pytest
 import yaml
+from html_page import Page
 
 from posttrain import catalogue
 from posttrain.chat import Conversation
@@ -217,6 +218,7 @@ BROKEN = '{"question": "a", "answer": "b"}\n{"question": \n'
         (["data.own=columns.jsonl"], "line 2 (read as shape 'question_answer'): column 'answer' is missing"),
         (["data.own=half.jsonl"], "1 of 2 samples have no 'answer' to score against"),
         (["out=own.jsonl"], "is a file"),
+        (["out=own.jsonl/mine"], "cannot be written, "),
         (["out=."], "is not empty and holds no run"),
         (["sft.init_from=before"], "nor a train or merge stage"),
     ],
@@ -342,7 +344,8 @@ def test_report_writes_the_page_again(call, place):
     call("run", "small.yaml", "--quiet")
     (place / "runs" / "small" / "report.html").unlink()
     result = call("report", "runs/small")
-    assert (result.code, Path(row(result, "report")["report"]).is_file()) == (0, True)
+    assert result.code == 0
+    assert "95 % intervals" in Page(Path(row(result, "report")["report"])).text
     assert "not a run directory" in call("report", "model").err
 
 

@@ -10,10 +10,10 @@ from posttrain.run import show_stage
 from posttrain.terminal import Terminal
 
 
-def shown() -> tuple[Terminal, io.StringIO]:
+def shown(width: int = 40) -> tuple[Terminal, io.StringIO]:
     terminal, written = Terminal(), io.StringIO()
     terminal.console, terminal.interactive = (
-        Console(file=written, force_terminal=True, width=40, color_system=None),
+        Console(file=written, force_terminal=True, width=width, color_system=None),
         True,
     )
     return terminal, written
@@ -45,3 +45,10 @@ def test_a_part_of_a_score_may_have_any_name(capsys: pytest.CaptureFixture[str])
     row = json.loads(capsys.readouterr().out)
     assert (row["event"], row["stage"], row["kind"], row["seconds"]) == ("stage", "test", "evaluate", 1.0)
     assert (row["name"], row["message"], row["accuracy"]) == (0.2, 0.3, 0.7)
+
+
+def test_a_finished_training_says_what_came_of_it() -> None:
+    terminal, written = shown(width=200)
+    summary = {"steps": 12, "loss": 0.25, "trained_tokens": 9000, "seconds": 3.0, "samples": 200}
+    show_stage(terminal, "train", "train", 3.0, summary)
+    assert "steps 12, loss 0.25, trained tokens 9,000, samples 200" in written.getvalue()

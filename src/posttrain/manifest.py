@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from posttrain.errors import UserError
 from posttrain.recipe import Recipe, changed_fields, check_recipe, to_yaml
+from posttrain.recipe.yaml_text import inline
 from posttrain.stages import Context
 from posttrain.stages.files import write_atomically
 
@@ -28,6 +30,21 @@ PACKAGES = ("posttrain", "torch", "transformers", "accelerate", "peft", "dataset
 
 LOCK = ".lock"
 """Held by the process that runs in a folder."""
+
+
+def check_place(folder: Path) -> None:
+    """Raises `UserError` where no run folder can be: behind a file, or where nothing can be written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"the run folder '{folder}' is a file; give another folder with out=...")
+    above = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the run folder '{folder}' cannot be written, '{above}': {error.strerror or error}; give another folder "
+            "with out=..."
+        ) from error
 
 
 class Manifest:
@@ -51,8 +68,6 @@ class Manifest:
         a run is moved aside later, when the new one starts.
         """
         recipe, folder = context.recipe, context.folder
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"the run folder '{folder}' is a file; give another folder with out=...")
         found = _read_manifest(folder) if recipe.resume else None
         if not (folder / "manifest.json").is_file() and folder.exists() and not _is_blank(folder):
             raise UserError(f"folder '{folder}' is not empty and holds no run; give another folder with out=...")
@@ -180,8 +195,8 @@ def _foreign(folder: Path, stage: str, found: dict[str, Any], recipe: Recipe) ->
     )
 
 
-def _value(changed: dict[str, list[Any]], key: str) -> Any:
-    return changed[key][1] if key in changed else "default"
+def _value(changed: dict[str, list[Any]], key: str) -> str:
+    return inline(changed[key][1]) if key in changed else "default"
 
 
 def _free_name(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from posttrain.errors import UserError, nearest
+from posttrain.errors import UserError, nearest, said, wanted
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -55,7 +55,9 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._pieces:
-            raise UserError(f"unknown {self.kind} '{name}': {nearest(name, self._pieces)}")
+            file = ".py" in name
+            hint = "say imports: [FILE.py] at the top, and here the name that it registers; " if file else ""
+            raise UserError(f"unknown {self.kind} '{name}': {hint}{nearest(name, self._pieces)}")
         return self._pieces[name]
 
     def defaults(self, name: str) -> dict[str, Any]:
@@ -86,8 +88,9 @@ class Registry(Generic[T]):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            found = f", found {first['input']!r}" if first["type"] != "missing" else ""
-            raise UserError(f"{self.kind} '{name}', option '{field}': {first['msg']}{found}") from None
+            lacks = first["type"] == "missing" and len(first["loc"]) == 1
+            wrong = "is missing" if lacks else f"{wanted(first)}, found {said(first['input'])}"
+            raise UserError(f"{self.kind} '{name}': option '{field}' {wrong}") from None
         return name, {key: getattr(checked, key) for key in model.model_fields}
 
 

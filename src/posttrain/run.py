@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.errors import UserError
-from posttrain.manifest import Manifest
+from posttrain.manifest import Manifest, check_place
 from posttrain.recipe import Recipe
 from posttrain.reporting import write_report
 from posttrain.reporting.formats import duration, is_number, measure
@@ -70,6 +70,7 @@ def _plan(context: Context) -> dict[str, Plan]:
     if not recipe.stages:
         raise UserError(f"recipe '{recipe.name}' has no stages")
     check_trackers(recipe.trackers)
+    check_place(context.folder)
     _check_order(context)
     plans = {}
     for name, stage in recipe.stages.items():
@@ -238,7 +239,8 @@ def _there(values: Mapping[str, Any]) -> dict[str, Any]:
 def show_stage(terminal: Terminal, name: str, kind: str, seconds: float, summary: dict[str, Any]) -> None:
     """One line for a finished stage."""
     rest = {key: value for key, value in summary.items() if key != "seconds"}
-    shown = {key: rest[key] for key in _EVALUATED if key in rest} or dict(islice(rest.items(), 8))
+    named = _EVALUATED if kind == "evaluate" else tuple(islice(rest, 8))
+    shown = {key: rest[key] for key in named if key in rest}
     line = Table.grid(padding=(0, 2))
     line.add_row(Text("✓", "green"), Text(name, "bold"), Text(duration(seconds)), _numbers(shown))
     own = {"stage": name, "kind": kind, "seconds": round(seconds, 3)}

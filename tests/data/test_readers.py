@@ -359,6 +359,8 @@ def test_wrong_options_are_refused_at_once(tmp_path):
         read_samples(path, shape="mesages")
     with pytest.raises(UserError, match="renamed to 'promt', which no shape reads: did you mean 'prompt'"):
         read_samples(path, columns={"a": "promt"})
+    with pytest.raises(UserError, match=r"renamed to 'frage', which no shape reads: turn it round, {frage: prompt}"):
+        read_samples(path, columns={"prompt": "frage"})
     with pytest.raises(UserError, match="is a file and has no splits"):
         read_samples(path, split="train")
     assert "column 'problem', named in columns, is not here" in _error(

@@ -19,6 +19,7 @@ from posttrain.evaluation.statistics import (
     holm,
     in_words,
     paired_difference,
+    paired_shares,
     share_interval,
     wilson,
 )
@@ -238,6 +239,15 @@ def test_equal_answers_do_not_differ():
         assert found.p_value == 1.0
         assert (found.interval.estimate, found.interval.low, found.interval.high) == (0, 0, 0)
         assert not found.significant
+
+
+def test_shares_that_did_not_change_are_not_said_to_be_equal_for_certain():
+    for values in ([0.0] * 20, [0.5, 1.0] * 10):
+        found = paired_shares(values, values, rng())
+        assert (found.interval.low, found.interval.high) == (pytest.approx(-0.161, abs=0.001), -found.interval.low)
+        assert (found.interval.estimate, found.p_value) == (0, 1)
+    a, b = [0.0] * 10 + [1.0] * 10, [1.0] * 15 + [0.0] * 5
+    assert paired_shares(a, b, rng()) == paired_difference(a, b, rng())
 
 
 @pytest.mark.parametrize("draws", [1, 4])

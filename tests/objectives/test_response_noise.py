@@ -95,7 +95,7 @@ def test_a_recipe_names_it_on_any_term() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rate": 2}, "embedding_noise.rate': Input should be less than or equal to 1, found 2"),
+        ({"rate": 2}, "embedding_noise.rate' has to be 1 or less, found 2"),
         ({"rat": 0.2}, "embedding_noise.rat'"),
         ({"alpha": float("inf")}, "embedding_noise.alpha'"),
     ],

@@ -108,7 +108,7 @@ def test_a_folder_and_a_binary_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_recipes_must_say_where_the_file_is() -> None:
-    with pytest.raises(UserError, match="task 'gsm8k', option 'path': Field required"):
+    with pytest.raises(UserError, match="task 'gsm8k': option 'path' is missing"):
         tasks.options("gsm8k")
 
 

@@ -18,6 +18,7 @@ from posttrain.evaluation.statistics import (
     hierarchical_bootstrap,
     hierarchical_difference,
     holm,
+    of_shares,
     wilson,
 )
 
@@ -76,7 +77,7 @@ def difference(arm: ArmResult, minus: ArmResult, each: Measure) -> Difference | 
     found = hierarchical_difference(theirs, ours, rng, level=LEVEL)
     if problems:
         least, most = limits(each)
-        return replace(found, interval=_of_shares(found.interval, problems, (least - most, most - least)))
+        return replace(found, interval=of_shares(found.interval, problems, (least - most, most - least)))
     flat = [np.ravel(side) for side in (theirs, ours)]
     return Difference(found.interval, found.p_value, found.test, cohens_d(*flat), 0, len(ours))
 
@@ -97,7 +98,7 @@ def change_of_difference(
     if not problems:
         return found
     least, most = limits(each)
-    return _of_shares(found, problems, (2 * (least - most), 2 * (most - least)))
+    return of_shares(found, problems, (2 * (least - most), 2 * (most - least)))
 
 
 def recovered(arm: ArmResult, minus: ArmResult, over: ArmResult, each: Measure) -> Interval | None:
@@ -126,7 +127,7 @@ def value(arm: ArmResult, each: Measure) -> Interval | None:
         (table,) = _tables([(run,) for run in runs], each.stage)
         if not table[0]:
             return None
-        return _of_shares(hierarchical_bootstrap(table, rng, level=LEVEL), len(table[0]), limits(each))
+        return of_shares(hierarchical_bootstrap(table, rng, level=LEVEL), len(table[0]), limits(each))
     return hierarchical_bootstrap([[run.values[each.name]] for run in runs], rng, level=LEVEL)
 
 
@@ -142,17 +143,6 @@ def sentences(found: Sequence[Contrast], measures: Sequence[Measure]) -> list[st
 
 def _has_shares(each: Measure, runs: Iterable[ArmRun]) -> bool:
     return each.has_problems and all(each.stage in run.shares for run in runs)
-
-
-def _of_shares(interval: Interval, problems: int, possible: tuple[float, float]) -> Interval:
-    """An interval of shares (or of their differences), cut to the least and the greatest that is possible.
-
-    Where all values are the same, resampling them would claim certainty: then what Wilson's interval leaves open of so
-    many problems of which none is otherwise.
-    """
-    open_to = wilson(0, problems, level=LEVEL).high if interval.low == interval.high else 0.0
-    low, high = max(interval.low - open_to, possible[0]), min(interval.high + open_to, possible[1])
-    return Interval(interval.estimate, low, high, interval.level)
 
 
 def _estimate(arm: ArmResult, each: Measure) -> Estimate | None:

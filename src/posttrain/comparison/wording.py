@@ -5,6 +5,7 @@ from typing import Any
 
 from posttrain.comparison.measures import limits
 from posttrain.comparison.result import BudgetResult, Contrast, Estimate, Measure
+from posttrain.recipe.yaml_text import inline
 from posttrain.reporting.formats import duration, number, percent, points
 
 STAGES = {"test": "In distribution", "longer": "Longer problems", "kept": "Kept from before"}
@@ -84,8 +85,8 @@ def contrast_span(measure: Measure, found: Contrast) -> str:
 
 
 def settings(given: Mapping[str, Any]) -> str:
-    """Overrides as on the command line: `objective=dft lr=0.001`."""
-    return " ".join(f"{key}={value}" for key, value in given.items())
+    """Overrides as on the command line: `objective=dft lr=0.001 imitation={name: cosine}`."""
+    return " ".join(f"{key}={inline(value)}" for key, value in given.items())
 
 
 def budget_text(budget: BudgetResult) -> str:

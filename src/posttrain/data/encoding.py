@@ -105,7 +105,7 @@ def encode(
             folder = parent / _key(name or ids.hexdigest(), maker)
             writer.publish(folder, sides, report)
     except OSError as error:
-        raise UserError(f"encoding into {parent} failed: {error}; nothing was left there") from error
+        raise UserError(f"cannot encode into '{parent}': {error.strerror or error}; nothing was left there") from error
     return EncodedDataset(folder, temporary)
 
 

@@ -92,7 +92,8 @@ def check_columns(columns: Mapping[str, str]) -> None:
     known = {column for shape in SHAPES.values() for column in (*shape.required, *shape.optional)}
     for theirs, ours in columns.items():
         if ours not in known:
-            raise UserError(f"columns: '{theirs}' is renamed to '{ours}', which no shape reads: {nearest(ours, known)}")
+            hint = f"turn it round, {{{ours}: {theirs}}}" if theirs in known else nearest(ours, known)
+            raise UserError(f"columns: '{theirs}' is renamed to '{ours}', which no shape reads: {hint}")
     if len(set(columns.values())) < len(columns):
         raise UserError(f"columns: two columns are renamed to the same name: {dict(columns)}")
 

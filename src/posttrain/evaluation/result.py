@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.errors import UserError
-from posttrain.evaluation.statistics import Difference, Interval, in_words, paired_difference
+from posttrain.evaluation.statistics import Difference, Interval, in_words, paired_difference, paired_shares
 from posttrain.generation import Sampling, ThinkingRules
 
 Measure = Literal["accuracy", "value"]
@@ -142,8 +142,9 @@ def compare_results(
             f"'{a.name}' and '{b.name}' have no problem in common ({len(left)} and {len(right)} of their own): "
             "evaluate both on the same samples"
         )
-    difference = paired_difference([left[key] for key in shared], [right[key] for key in shared], rng, level=level)
     points = measure == "accuracy"
+    compared = paired_shares if points else paired_difference
+    difference = compared([left[key] for key in shared], [right[key] for key in shared], rng, level=level)
     sentence = in_words(difference, names) if points else in_words(difference, names, scale=1.0, unit="", digits=3)
     caveats = []
     if apart := len(left) + len(right) - 2 * len(shared):

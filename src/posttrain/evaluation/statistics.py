@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,24 @@ def paired_difference(
     else:
         p_value, test = _sign_flips(y - x, rng, resamples), "sign-flip permutation"
     return Difference(interval, p_value, test, cohens_d(x, y), len(x))
+
+
+def of_shares(interval: Interval, problems: int, possible: tuple[float, float]) -> Interval:
+    """An interval of shares (or of their differences), cut to the least and the greatest that is possible.
+
+    Where all values are the same, resampling them would claim certainty: then what Wilson's interval leaves open of so
+    many problems of which none is otherwise.
+    """
+    alike = interval.low == interval.high
+    open_to = wilson(0, problems, level=interval.level).high if alike else 0.0
+    low, high = max(interval.low - open_to, possible[0]), min(interval.high + open_to, possible[1])
+    return Interval(interval.estimate, low, high, interval.level)
+
+
+def paired_shares(a: npt.ArrayLike, b: npt.ArrayLike, rng: np.random.Generator, *, level: float = 0.95) -> Difference:
+    """`paired_difference` of shares in [0, 1], which is certain of nothing where no problem's share has changed."""
+    found = paired_difference(a, b, rng, level=level)
+    return replace(found, interval=of_shares(found.interval, found.problems, (-1.0, 1.0)))
 
 
 def hierarchical_difference(

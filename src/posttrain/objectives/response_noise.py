@@ -9,7 +9,7 @@ from torch import Tensor
 
 from posttrain.data.batch import Batch
 from posttrain.data.scores import Need, TokenScores, uniforms
-from posttrain.errors import UserError
+from posttrain.errors import UserError, said, wanted
 from posttrain.objectives.embedding_noise import Embedder, EmbeddingNoise
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -69,5 +69,5 @@ def response_noise(name: str, options: Any) -> ResponseNoise:
         first = error.errors()[0]
         option = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"objective '{name}', option 'embedding_noise.{option}': {first['msg']}, found {first['input']!r}"
+            f"objective '{name}': option 'embedding_noise.{option}' {wanted(first)}, found {said(first['input'])}"
         ) from None

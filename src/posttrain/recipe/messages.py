@@ -1,43 +1,17 @@
 """What is wrong with a recipe, in a sentence each: the place, the key, what was found, what would be right."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from posttrain.errors import nearest
+from posttrain.errors import nearest, said, wanted
 from posttrain.recipe.fields import STAGE_KINDS, Recipe
 from posttrain.recipe.inputs import Data, Model
 from posttrain.recipe.yaml_text import line_of
 
 Keys = tuple[str, ...]
-
-_WANTED = {
-    "model_type": "has to be a mapping of keys",
-    "model_attributes_type": "has to be a mapping of keys",
-    "dict_type": "has to be a mapping of keys",
-    "list_type": "has to be a list",
-    "string_type": "has to be text",
-    "bool_type": "has to be true or false",
-    "bool_parsing": "has to be true or false",
-    "int_type": "has to be a whole number",
-    "int_parsing": "has to be a whole number",
-    "int_from_float": "has to be a whole number",
-    "float_type": "has to be a number",
-    "float_parsing": "has to be a number",
-    "greater_than": "has to be above {gt}",
-    "greater_than_equal": "has to be {ge} or more",
-    "less_than_equal": "has to be {le} or less",
-    "less_than": "has to be below {lt}",
-    "too_short": "has to have {min_length} or more items",
-    "too_long": "has to have {max_length} or fewer items",
-    "missing": "has to have more items",
-    "tuple_type": "has to be a list",
-}
-"""pydantic's kinds of errors in our words; the others are said in pydantic's."""
-
 
 ELSEWHERE = {
     "learning_rate": "lr",
@@ -140,30 +114,15 @@ def _message(keys: Keys, items: list[tuple[Keys, Any]], content: Any, fields_at:
         return f"'{name}' is missing"
     if error["type"] == "union_tag_invalid":
         kind = error["input"].get("kind")
-        return f"'{name}.kind' is {_said(kind)}: {nearest(str(kind), STAGE_KINDS)}"
+        return f"'{name}.kind' is {said(kind)}: {nearest(str(kind), STAGE_KINDS)}"
     if error["type"] == "value_error":
         return f"'{name}': {str(error['msg']).removeprefix('Value error, ')}"
     if error["type"] == "missing":
         keys = keys[:-1]
-    wants = [_wanted(each) for _, each in items]
-    wanted = " or ".join(dict.fromkeys(want.removeprefix("has to be ") for want in wants))
-    verb = "" if wanted.startswith("has to") else "has to be "
-    return f"'{'.'.join(keys)}' {verb}{wanted}, found {_said(_value_at(keys, content, error['input']))}"
-
-
-def _wanted(error: Any) -> str:
-    if error["type"] in _WANTED:
-        limits = {key: f"{value:g}" for key, value in error.get("ctx", {}).items() if isinstance(value, int | float)}
-        return _WANTED[error["type"]].format(**limits)
-    if error["type"] == "literal_error":
-        return f"has to be {error['ctx']['expected']}"
-    return str(error["msg"][0].lower() + error["msg"][1:]).replace("input should be", "has to be")
-
-
-def _said(value: Any) -> str:
-    """A value as YAML (and JSON) would write it."""
-    text = "nothing" if value is None else json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:79] + "…"
+    wants = [wanted(each) for _, each in items]
+    right = " or ".join(dict.fromkeys(want.removeprefix("has to be ") for want in wants))
+    verb = "" if right.startswith("has to") else "has to be "
+    return f"'{'.'.join(keys)}' {verb}{right}, found {said(_value_at(keys, content, error['input']))}"
 
 
 def _without_tags(keys: Keys) -> Keys:

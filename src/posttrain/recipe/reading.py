@@ -157,6 +157,6 @@ def _changed(prefix: str, value: BaseModel) -> dict[str, list[Any]]:
         if isinstance(found, BaseModel):
             changed |= _changed(f"{prefix}.{name}", found)
         elif found != default and name != "kind":
-            plain = value.model_dump(mode="json")[name]
+            plain = value.model_dump(mode="json", exclude_defaults=True)[name]
             changed[f"{prefix}.{name}"] = [None if field.is_required() else default, plain]
     return changed

@@ -36,6 +36,12 @@ def yaml_value(text: str) -> Any:
         return text
 
 
+def inline(value: Any) -> str:
+    """A value as YAML would have it on one line: `{name: cosine, end: 0.05}`."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
 def line_of(text: str, keys: tuple[str, ...]) -> tuple[int | None, int]:
     """The line (from 1) of the deepest key of a path that a valid YAML text holds, and how many keys lead there."""
     node = yaml.compose(text, Loader=yaml.SafeLoader) if text else None

@@ -8,6 +8,7 @@ import yaml
 from markupsafe import Markup
 
 from posttrain.evaluation import saturation
+from posttrain.recipe.yaml_text import inline
 from posttrain.reporting import formats
 from posttrain.reporting.answers import galleries
 from posttrain.reporting.formats import duration, is_number, points
@@ -105,7 +106,7 @@ def _content(run: Run) -> Row:
         "times": times,
         "time_parts": part_names(times),
         "longest": max((row.seconds for row in times), default=1.0),
-        "changed": {key: [_yaml(value) for value in pair] for key, pair in _pairs(manifest.get("changed")).items()},
+        "changed": {key: [inline(value) for value in pair] for key, pair in _pairs(manifest.get("changed")).items()},
         "recipe": _block(manifest.get("recipe")),
         "environment": _environment(run),
         "notes": list(dict.fromkeys([*_said(run), *run.notes])),
@@ -165,15 +166,6 @@ def _stage(stage: Row) -> Row:
 def _pairs(changed: Any) -> dict[str, tuple[Any, Any]]:
     given = changed.items() if isinstance(changed, dict) else ()
     return {str(key): (pair[0], pair[1]) for key, pair in given if isinstance(pair, list | tuple) and len(pair) == 2}
-
-
-def _yaml(value: Any) -> str:
-    """A value as the recipe's YAML would have it, on one line."""
-    return (
-        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
-        .removesuffix("...\n")
-        .strip()
-    )
 
 
 def _charts(kinds: dict[str, list[Row]]) -> list[Chart]:

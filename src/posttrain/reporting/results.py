@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.evaluation.statistics import Difference, paired_difference
+from posttrain.evaluation.statistics import Difference, paired_shares
 from posttrain.reporting.formats import duration, is_number, is_share, measure, number, percent, points
 from posttrain.reporting.reading import Row, Run
 
-MAIN = {"mean_length": "Length", "truncated": "Cut off", "format_validity": "Valid form"}
+MAIN = {"mean_length": "Length, tokens", "truncated": "Cut off", "format_validity": "Valid form"}
 """Metrics that the table always has beside accuracy, and what it calls them."""
 
 
@@ -189,4 +189,4 @@ def _difference(first: Row, second: Row) -> Difference:
     before, after = _values(first), _values(second)
     shared = [name for name in before if name in after]
     rng = np.random.default_rng(0)
-    return paired_difference([before[name] for name in shared], [after[name] for name in shared], rng)
+    return paired_shares([before[name] for name in shared], [after[name] for name in shared], rng)

@@ -127,6 +127,7 @@ def _answered(
     return {
         "metrics": metrics,
         "problems": {problem.sample_id: problem.right / problem.draws for problem in result.problems},
+        "level": result.level,
         "seconds": seconds,
         "tokens": sum(answer.tokens for answer in answers),
         "result": result.to_json(),
