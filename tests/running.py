@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from posttrain.generation import Completion
 from posttrain.recipe import Recipe, check_recipe
 from posttrain.run import run
+from posttrain.stages.kept_answers import KeptAnswers, kept_path
 from posttrain.terminal import Terminal
 from posttrain.training import checkpoints
 from posttrain.training.loop import Interrupted
@@ -119,6 +121,24 @@ def die_while_saving(recipe: Mapping[str, Any], at: int) -> None:
             os.kill(os.getpid(), 9)
 
     checkpoints.torch.save = half  # type: ignore[assignment]
+    run_in_process(recipe)
+
+
+def die_while_answering(recipe: Mapping[str, Any], at: int) -> None:
+    """Run, and be killed in the middle of writing the answer number `at` of this process."""
+    count = 0
+    add = KeptAnswers.add
+
+    def half(kept: KeptAnswers, name: str, completion: Completion) -> None:
+        nonlocal count
+        count += 1
+        add(kept, name, completion)
+        if count == at:
+            path = kept_path(Path(recipe["out"]), kept.stage)
+            os.truncate(path, path.stat().st_size - 20)
+            os.kill(os.getpid(), 9)
+
+    KeptAnswers.add = half  # type: ignore[method-assign]
     run_in_process(recipe)
 
 

@@ -21,6 +21,7 @@ from posttrain.reporting import write_report
 from posttrain.reporting.formats import duration, is_number, measure
 from posttrain.stages import PLAN, RUN, Context, Plan
 from posttrain.stages.context import data_of, models_of
+from posttrain.stages.kept_answers import kept_path
 from posttrain.terminal import Terminal
 from posttrain.training.journal import Journal
 from posttrain.training.loop import Interrupted
@@ -177,10 +178,11 @@ def _run_stage(context: Context, manifest: Manifest, name: str) -> None:
 
 
 def _clear_checkpoints(context: Context, name: str) -> None:
-    """They are needed until the manifest says that the stage is finished, and no longer."""
+    """They are needed until the manifest says that the stage is finished, and no longer; so are answers."""
     if context.ranks.is_main:
         folder = context.folder / "checkpoints"
         shutil.rmtree(folder / name, ignore_errors=True)
+        kept_path(context.folder, name).unlink(missing_ok=True)
         with suppress(OSError):  # other stages' are still there
             folder.rmdir()
 

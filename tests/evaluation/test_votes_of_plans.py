@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from posttrain.errors import UserError
-from posttrain.evaluation.plans import TF_IDF, cluster_plans, embedding, nearest_text, weighted_vote
+from posttrain.evaluation.plans import (
+    TF_IDF,
+    cluster_plans,
+    embedding,
+    nearest_text,
+    next_plan,
+    weighted_vote,
+    word_share,
+)
 
 EMBED = embedding(TF_IDF)
 
@@ -39,3 +47,23 @@ def test_what_a_judge_says_is_mapped_to_the_plan_most_like_it() -> None:
     plans = ["1. 5+3\n2. a*9", "1. 9-3\n2. a*5", "1. 9*3"]
     assert nearest_text("1. 9-3 2. a*5", plans) == 1
     assert nearest_text("", plans) == 0
+
+
+def test_golden_shares_of_words() -> None:
+    assert word_share("1. Add a\n2. double b", "1. add A 2. halve c") == pytest.approx(4 / 6)
+    assert word_share("a a a b", "b c") == 0.5  # different words
+    assert word_share("a", "a b c d") == 1  # of its own words
+    assert word_share("", "a") == 1
+
+
+def test_a_plan_that_says_the_same_is_no_other_one() -> None:
+    failed = " ".join(f"w{number}" for number in range(20))
+    other = [f"{' '.join(f'w{number}' for number in range(same))} {' '.join(f'x{n}' for n in range(20 - same))}"
+             for same in (17, 18)]  # fmt: skip
+    drawn, before = ["first", failed, "second"], {failed}
+    assert next_plan(other[0], failed, drawn, before, 0.85) == other[0]  # just 85 % of its words
+    assert next_plan(other[1], failed, drawn, before, 0.85) == "first"
+    assert next_plan(other[1], failed, drawn, {failed, "first"}, 0.85) == "second"
+    assert next_plan(other[1], failed, drawn, set(drawn), 0.85) is None
+    assert next_plan("first", failed, drawn, {failed, "first"}, 0.85) == "second"  # it was carried out before
+    assert next_plan("", failed, drawn, before, 0.85) == "first"

@@ -99,6 +99,15 @@ def test_samples_of_one_prompt_and_answers_of_two_seeds_differ(model: PreTrained
     assert len({tuple(tokens) for tokens in tokens_of(first + second)}) == 12
 
 
+def test_only_the_named_samples_of_a_prompt_are_drawn(model: PreTrainedModel) -> None:
+    asked = prompts(5, 9)
+    whole = LocalEngine(model, TOKENIZER).generate(asked, 4, Sampling(max_new_tokens=12))
+    some = [replace(asked[1], key=1, samples=(0, 3)), replace(asked[0], key=0, samples=(2,))]
+    found = LocalEngine(model, TOKENIZER).generate(some, 4, Sampling(max_new_tokens=12))
+    assert [(one.prompt, one.sample) for one in found] == [(0, 0), (0, 3), (1, 2)]
+    assert tokens_of(found) == tokens_of([whole[4], whole[7], whole[2]])
+
+
 def test_each_prompt_is_read_once_for_all_its_samples(model: PreTrainedModel) -> None:
     read: list[int] = []
     handle = model.register_forward_pre_hook(

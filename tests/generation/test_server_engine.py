@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_missing_samples_are_asked_for_again(scripted: Any) -> None:
     found = ServerEngine(address, "m", TOKENIZER).generate([prompt("a")], 4, Sampling())
     assert [answer.sample for answer in found] == [0, 1, 2, 3]
     assert len({answer.text for answer in found}) == 4
+
+
+def test_only_the_named_samples_of_a_prompt_are_drawn_each_with_its_own_seed(scripted: Any) -> None:
+    def seeds(body: dict[str, Any]) -> Reply:
+        return 200, {"choices": [choice(str(body["seed"] + i)) for i in range(body["n"])]}
+
+    address, seen = scripted(seeds)
+    engine = ServerEngine(address, "m", TOKENIZER, dialect="vllm")
+    whole = engine.generate([prompt("a")], 6, Sampling())
+    some = engine.generate([replace(prompt("a"), key=0, samples=(1, 2, 5))], 6, Sampling())
+    assert [(one.sample, one.text) for one in some] == [(i, whole[i].text) for i in (1, 2, 5)]
+    assert [body["n"] for body in seen] == [6, 2, 1]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from running import manifest, run_quietly, save_tiny, small_recipe, weights
 from posttrain.errors import UserError
 from posttrain.policy import Policy
 from posttrain.recipe import Recipe
-from posttrain.stages import asked_models, drawn_answers
-from posttrain.training.loop import Interrupted
+from posttrain.stages import asked_models
 
 MEASURE = {"name": "right_share", "n": 4, "max_new_tokens": 24}
 KEPT = {"kind": "curate", "data": "train", "models": ["base"], "steps": [MEASURE, "rollout_filter"]}
@@ -43,31 +42,6 @@ def test_what_is_kept_is_what_some_answer_got_right(tmp_path: Path) -> None:
     assert 0 < len(kept) < 20
     summary = manifest(tmp_path / "run")["stages"]["kept"]["summary"]
     assert (summary["after_1_right_share"], summary["after_2_rollout_filter"]) == (20, len(kept))
-
-
-def test_a_run_that_was_cut_off_asks_only_what_was_not_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_quietly(recipe(tmp_path / "whole"))
-    monkeypatch.setattr(drawn_answers, "PART", 8)
-    asked: list[int] = []
-    draw = drawn_answers.draw
-
-    def interrupted(context: Any, policy: Any, samples: Any, *more: Any, **options: Any) -> Any:
-        if len(asked) == 1:
-            asked.append(0)
-            raise Interrupted
-        asked.append(len(samples))
-        return draw(context, policy, samples, *more, **options)
-
-    monkeypatch.setattr(drawn_answers, "draw", interrupted)
-    with pytest.raises(Interrupted):
-        run_quietly(recipe(tmp_path / "cut"))
-    run_quietly(recipe(tmp_path / "cut"))
-    assert asked == [8, 0, 8, 4]
-    for file in ("samples/kept.jsonl", "data/kept.jsonl"):
-        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    assert not (tmp_path / "cut" / "checkpoints").exists()
 
 
 def test_nothing_left_stops_a_run_that_does_not_say_otherwise(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 Explore-Execute Chain (arXiv 2509.23946): plans are short, so that many can be drawn where few answers could.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from collections.abc import Sequence as List
 from importlib import import_module
 from typing import Any
@@ -75,6 +75,23 @@ def nearest_text(said: str, candidates: List[str]) -> int:
     """
     shares = [common_subsequence(said, one) / max(len(said), len(one), 1) for one in candidates]
     return int(np.argmax(shares))
+
+
+def word_share(text: str, other: str) -> float:
+    """Which share of the different words of `text` stands in `other`, case aside; 1 for a text without words."""
+    words = set(text.lower().split())
+    return len(words & set(other.lower().split())) / len(words) if words else 1.0
+
+
+def next_plan(revised: str, failed: str, plans: List[str], carried_out: Container[str], alike: float) -> str | None:
+    """What is carried out when the plan `failed` came to no answer, and `revised` is what was written in its place.
+
+    That, unless more than the share `alike` of its words are the failed one's, or it was carried out before: then the
+    first of `plans` that was not; None where there is none left.
+    """
+    if word_share(revised, failed) <= alike and revised not in carried_out:
+        return revised
+    return next((plan for plan in plans if plan not in carried_out), None)
 
 
 def weighted_vote(answers: List[str | None], weights: List[float]) -> str | None:

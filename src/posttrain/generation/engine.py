@@ -62,11 +62,17 @@ class Sampling:
 class Prompt:
     """Tokens `[T]` to continue: a question, and behind it what the answer is forced to begin with.
 
-    `key` names its random stream (31 bits); None: its place in the call.
+    `key` names its random stream (31 bits); None: its place in the call. `samples`: the numbers of its samples that are
+    drawn, ascending; None: 0 to n - 1.
     """
 
     tokens: npt.NDArray[np.int32]
     key: int | None = None
+    samples: tuple[int, ...] | None = None
+
+    def numbers(self, n: int) -> List[int]:
+        """The samples that a call for `n` draws."""
+        return range(n) if self.samples is None else self.samples
 
 
 @dataclass(frozen=True)
@@ -96,5 +102,5 @@ class Engine(Protocol):
     """Draws answers. Completions come back ordered by prompt, then by sample."""
 
     def generate(self, prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
-        """`n` completions for each prompt: `len(prompts) * n` of them."""
+        """`n` completions for each prompt, or those of its `samples` where it names them."""
         ...

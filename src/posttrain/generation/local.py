@@ -127,7 +127,8 @@ class _Run:
         self.live: list[_Answer] = []
         self.finished: list[Completion] = []
         longest = max((len(prompt.tokens) for prompt in prompts), default=0)
-        self.pool = SlotCache(min(engine.slots, n * len(prompts)), longest + min(sampling.max_new_tokens, 128))
+        wanted = sum(len(prompt.numbers(n)) for prompt in prompts)
+        self.pool = SlotCache(min(engine.slots, wanted), longest + min(sampling.max_new_tokens, 128))
 
     def completions(self) -> list[Completion]:
         self._refill([])
@@ -246,7 +247,9 @@ class _Run:
             cache = SlotCache(len(batch), width)
             logits = self._read([self.prompts[index].tokens for index in batch], cache)
             answers = [
-                (self._answer(index, sample), row) for row, index in enumerate(batch) for sample in range(self.n)
+                (self._answer(index, sample), row)
+                for row, index in enumerate(batch)
+                for sample in self.prompts[index].numbers(self.n)
             ]
             for start in range(0, len(answers), self.engine.slots):
                 chunk = answers[start : start + self.engine.slots]

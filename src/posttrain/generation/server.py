@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from collections.abc import Sequence as List
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import takewhile
 from typing import Any, TypeVar
 
@@ -84,7 +84,7 @@ class ServerEngine:
             return {"prompt": tokens if dialect == "vllm" else prompt_text(self.tokenizer, tokens), "logprobs": 1}
 
         keys = [index if prompt.key is None else prompt.key for index, prompt in enumerate(prompts)]
-        return self._all("completions", prompts, keys, body, n, sampling)
+        return self._all("completions", prompts, keys, [prompt.numbers(n) for prompt in prompts], body, n, sampling)
 
     def check(self) -> Dialect:
         """The server's dialect, after one token. Raises `UserError` when it is out of reach or refuses the model."""
@@ -100,13 +100,15 @@ class ServerEngine:
         def body(conversation: List[Message], dialect: Dialect) -> dict[str, Any]:
             return {"messages": list(conversation)} | ({"logprobs": True} if dialect == "vllm" else {})
 
-        return self._all("chat/completions", conversations, range(len(conversations)), body, n, sampling)
+        numbers = [range(n)] * len(conversations)
+        return self._all("chat/completions", conversations, range(len(conversations)), numbers, body, n, sampling)
 
     def _all(
         self,
         path: str,
         asked: List[T],
         keys: List[int],
+        numbers: List[List[int]],
         body: Callable[[T, Dialect], dict[str, Any]],
         n: int,
         sampling: Sampling,
@@ -126,10 +128,10 @@ class ServerEngine:
         pool = ThreadPoolExecutor(self.concurrency or _CONCURRENCY[dialect])
         try:
             futures = [
-                pool.submit(self._samples, path, body(one, dialect), index, key, n, sampling)
-                for index, (one, key) in enumerate(zip(asked, keys, strict=True))
+                pool.submit(self._samples, path, body(one, dialect), index, key, wanted, sampling)
+                for index, (one, key, wanted) in enumerate(zip(asked, keys, numbers, strict=True))
             ]
-            for future in futures:
+            for future in as_completed(futures):
                 for answer, exact in future.result():
                     self.exact = self.exact and exact
                     completions.append(answer)
@@ -139,12 +141,12 @@ class ServerEngine:
                         self.progress(len(answer.tokens))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        return completions
+        return sorted(completions, key=lambda completion: (completion.prompt, completion.sample))
 
     def _samples(
-        self, path: str, body: dict[str, Any], prompt: int, key: int, n: int, sampling: Sampling
+        self, path: str, body: dict[str, Any], prompt: int, key: int, numbers: List[int], sampling: Sampling
     ) -> list[tuple[Completion, bool]]:
-        """All samples of one prompt. A server that returns fewer than asked for is asked again for the rest.
+        """The samples of one prompt. A server that returns fewer than asked for is asked again for the rest.
 
         Sample i has the seed of the first plus i, which is also how vLLM seeds the samples of one request: the same are
         drawn however many a request brings.
@@ -152,10 +154,10 @@ class ServerEngine:
         answers: list[tuple[Completion, bool]] = []
         first = int(stream(sampling.seed, key, 0).integers(2**31))
         aborted = 0
-        while len(answers) < n:
-            wanted = Wanted(
-                self.model, n - len(answers), first + len(answers), sampling, self.tokenizer, self.processed_logprobs
-            )
+        left = list(numbers)
+        while left:
+            count = next((i for i, number in enumerate(left) if number != left[0] + i), len(left))  # without a gap
+            wanted = Wanted(self.model, count, first + left[0], sampling, self.tokenizer, self.processed_logprobs)
             reply = self._post(path, request(self._known_dialect(), wanted) | body)
             # What a pause cuts short is drawn again, and so are those behind it: a sample's place is its seed.
             found = reply.get("choices") or []
@@ -163,13 +165,13 @@ class ServerEngine:
             aborted += len(choices) < len(found)
             if not choices and (not found or aborted > self.retries):
                 raise UserError(
-                    f"the server at {self.base_url} returned no answer to prompt {prompt}: {wanted.n} of {n} samples "
-                    f"are missing; it said {str(reply)[:500]}"
+                    f"the server at {self.base_url} returned no answer to prompt {prompt}: {len(left)} of "
+                    f"{len(numbers)} samples are missing; it said {str(reply)[:500]}"
                 )
             self._check_model(reply)
             self._check_prompt_length(reply, body, prompt)
-            answers += [completion(choice, prompt, len(answers) + i, wanted) for i, choice in enumerate(choices)]
-        return answers[:n]
+            answers += [completion(choice, prompt, left.pop(0), wanted) for choice in choices[:count]]
+        return answers
 
     def _known_dialect(self) -> Dialect:
         """The server's dialect, found out with one request of one token at the first call."""

@@ -22,7 +22,7 @@ from posttrain.stages.shape import Shape
 
 @dataclass(frozen=True)
 class AskedModel:
-    """A `LanguageModel`: loaded when something is asked that no earlier run has left an answer to, and let go after."""
+    """A `LanguageModel`: loaded when something is asked, and let go after."""
 
     context: Context
     stage: Curate
@@ -63,7 +63,7 @@ class AskedModel:
             self.context,
             self.stage_name,
             self.name,
-            lambda: load_policy(self.context, self.name),
+            load_policy(self.context, self.name),
             self._rendering(),
             list(asked.values()),
             drawing,

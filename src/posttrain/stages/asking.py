@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,10 +19,11 @@ from posttrain.generation.local import LocalEngine
 from posttrain.generation.sampling import check
 from posttrain.policy import Policy, load_tokenizer
 from posttrain.recipe import Asked, Decoding, RolloutSource
-from posttrain.stages.context import Context
+from posttrain.stages.context import Context, digest
 from posttrain.stages.conversing import Conversation, conversation
 from posttrain.stages.encoded import Forced, beginning, prompts_of, where
 from posttrain.stages.judging import check_speaker
+from posttrain.stages.kept_answers import KeptAnswers, MakeEngine
 from posttrain.stages.serving import check_server, server_engine
 from posttrain.stages.shape import Shape, check_engine
 from posttrain.terminal import Bar
@@ -111,7 +113,7 @@ def asked_as(decoding: Asked, context_length: int) -> Rendering:
 
 def ask(
     context: Context,
-    name: str,
+    kept: KeptAnswers,
     stage: Asked,
     samples: list[Sample],
     policy: Policy | None,
@@ -125,9 +127,10 @@ def ask(
     `forced`: what they begin with, where that is not the stage's.
     """
     forced = stage.forced if forced is None else forced
+    asked = digest([context.model_fingerprint(stage.model), stage.server and stage.server.model_dump()])
     verb = "evaluating" if stage.kind == "evaluate" else "generating"
     expected = len(samples) * stage.n * stage.max_new_tokens
-    with context.terminal.bar(f"{verb} {name}", expected, "tokens at most") as bar:
+    with context.terminal.bar(f"{verb} {kept.stage}", expected, "tokens at most") as bar:
         progress = counting(context, bar)
         if policy is not None:
             rendering = asked_as(stage, policy.context_length)
@@ -140,6 +143,7 @@ def ask(
                 verify,
                 record,
                 forced=forced,
+                keep=partial(kept.engine, asked, progress),
                 progress=progress,
                 talk=conversation(context, stage, samples, policy.tokenizer, rendering),
             )
@@ -151,7 +155,7 @@ def ask(
         if talk is not None and not knows_tokens:
             raise UserError("dialogues go on from the very tokens that were drawn, and this server does not say which")
         return _drawn(
-            lambda drawn: server_engine(server, tokenizer, progress, drawn),
+            kept.engine(asked, progress, lambda drawn: server_engine(server, tokenizer, progress, drawn)),
             samples,
             prompts_of(samples, tokenizer, rendering, stage.max_new_tokens, forced),
             stage.n,
@@ -176,20 +180,24 @@ def draw(
     *,
     step: int | None = None,
     forced: Forced = "",
-    first: int = 0,
+    keep: Callable[[MakeEngine], MakeEngine] | None = None,
     progress: Callable[[int], None] | None = None,
     talk: Conversation | None = None,
 ) -> list[Answer]:
     """Draw `decoding.n` answers to every sample with the policy as it is, and score them where `verify` is given.
 
-    `record` gets every answer that is finished, also when something ends the drawing early. `first`: the number of the
-    first sample, by which random streams are named: part by part the answers are those of one call for all. `talk`
-    makes dialogues of the answers, which are kept when all of them are finished.
+    `record` gets every answer that is finished, also when something ends the drawing early. `keep` makes an engine one
+    that draws what is not kept (see `KeptAnswers`). `talk` makes dialogues of the answers, which are recorded when all
+    of them are finished.
     """
     tokenizer = policy.tokenizer
+
+    def make_engine(drawn: Callable[[Completion], None]) -> Engine:
+        return LocalEngine(policy.model, tokenizer, slots=decoding.slots, progress=progress, drawn=drawn)
+
     with policy.computing():
         return _drawn(
-            lambda drawn: LocalEngine(policy.model, tokenizer, slots=decoding.slots, progress=progress, drawn=drawn),
+            make_engine if keep is None else keep(make_engine),
             samples,
             prompts_of(samples, tokenizer, rendering, decoding.max_new_tokens, forced),
             decoding.n,
@@ -198,7 +206,6 @@ def draw(
             record,
             step=step,
             forced=forced,
-            first=first,
             talk=talk,
         )
 
@@ -210,7 +217,7 @@ def _sampling(context: Context, decoding: Decoding, tokenizer: Any, rendering: R
 
 
 def _drawn(
-    make_engine: Callable[[Callable[[Completion], None]], Engine],
+    make_engine: MakeEngine,
     samples: list[Sample],
     prompts: Mapping[str, npt.NDArray[np.int32]],
     n: int,
@@ -220,10 +227,9 @@ def _drawn(
     *,
     step: int | None = None,
     forced: Forced = "",
-    first: int = 0,
     talk: Conversation | None = None,
 ) -> list[Answer]:
-    asked = [Prompt(prompts[sample.id], first + place) for place, sample in enumerate(samples)]
+    asked = [Prompt(prompts[sample.id], place) for place, sample in enumerate(samples)]
     finished: list[Completion] = []
     completions: List[Completion] | None = None
     try:

@@ -22,6 +22,7 @@ from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
 from posttrain.stages.files import write_atomically
 from posttrain.stages.judging import check_judge, is_judge, rewards_of
+from posttrain.stages.kept_answers import KeptAnswers
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.planning import ask_by_plans, plan_metrics, plan_plans
@@ -102,19 +103,20 @@ def _evaluate(context: Context, name: str, stage: Evaluate) -> dict[str, Any]:
 def _answered(
     context: Context, name: str, stage: Evaluate, samples: list[Sample], policy: Policy | None
 ) -> dict[str, Any]:
-    """What answers came to. Those that are finished are kept, also when something ends the evaluation early."""
-    kept: list[Answer] = []
+    """What answers came to. Those that are finished are written, also when something ends the evaluation early."""
+    finished: list[Answer] = []
+    kept = KeptAnswers(context, name)
     started = time.perf_counter()
     try:
         asking = ask if stage.plans is None else ask_by_plans
-        answers = asking(context, name, stage, samples, policy, context.verify, kept.append)
-        seconds = time.perf_counter() - started
+        answers = asking(context, kept, stage, samples, policy, context.verify, finished.append)
+        seconds = kept.seconds + time.perf_counter() - started
         result = summarise(
             answers, n=stage.n, sampling=sampling_of(stage, context.recipe.seed), name=name, passes=stage.passes
         )
     finally:
         context.journal.restart_stage()
-        context.journal.answers(name, [answer.to_json() for answer in kept])
+        context.journal.answers(name, [answer.to_json() for answer in finished])
     metrics = dict(result.metrics)
     if stage.plans is not None:
         metrics |= plan_metrics(answers, stage.plans, metrics["accuracy"])

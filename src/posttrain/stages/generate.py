@@ -12,6 +12,7 @@ from posttrain.recipe import Generate
 from posttrain.stages.asking import ask, can_be_scored, plan_questions, questions
 from posttrain.stages.context import Context
 from posttrain.stages.files import write_atomically
+from posttrain.stages.kept_answers import KeptAnswers
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 
@@ -53,15 +54,16 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
     verify = _verify(context, stage, asked)
     policy = load_policy(context, stage.model) if stage.server is None else None
     answers: list[Answer] = []
+    drawn = KeptAnswers(context, name)
     sources = {sample.id: sample for sample in asked}
     try:
-        ask(context, name, stage, asked, policy, verify, answers.append)
+        ask(context, drawn, stage, asked, policy, verify, answers.append)
         found = {answer.sample_id for answer in answers if _is_kept(answer, stage.keep)}
         again = [] if stage.hint is None else [sample for sample in asked if sample.id not in found]
         if again:
             hinted = [_hinted(sample, stage) for sample in again]
             sources |= {sample.id: source for sample, source in zip(hinted, again, strict=True)}
-            ask(context, name, stage, hinted, policy, verify, answers.append)
+            ask(context, drawn, stage, hinted, policy, verify, answers.append)
     finally:
         context.journal.restart_stage()
         context.journal.answers(name, (answer.to_json() for answer in answers))

@@ -1,38 +1,28 @@
 """Answers by way of plans, for the evaluate stage: plans are drawn, some are carried out, these elect one answer."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
+from typing import Any
 
-from posttrain.data import Sample, assistant
+from posttrain.data import Sample
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer, Verify
 from posttrain.evaluation.plans import cluster_plans, embedding, nearest_text, weighted_vote
 from posttrain.policy import Policy
 from posttrain.recipe import Evaluate, Plans
 from posttrain.stages.asking import ask, plan_questions
+from posttrain.stages.carrying_out import Asking, Execution, Planned, asked_for, begun, carry_out, exploring, plan_in
 from posttrain.stages.context import Context
+from posttrain.stages.encoded import Forced
+
+Checked = tuple[dict[str, int | float | str], tuple[str, ...]]
+"""Numbers for a stage's plan, and what the user should know."""
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A problem with its `plans`, the `votes` of those that are carried out (place -> weight), and `tokens`, how many
-    were drawn for all of that."""
-
-    sample: Sample
-    plans: tuple[str, ...]
-    votes: dict[int, float]
-    tokens: int
-
-    def to_carry_out(self, place: int) -> Sample:
-        """The problem with a plan in the place of its response: a sample of its own, though others ask the same."""
-        return replace(self.sample, response=(assistant(self.plans[place]),))
-
-
-def plan_plans(
-    context: Context, stage: Evaluate, samples: list[Sample] | None
-) -> tuple[dict[str, int | float | str], tuple[str, ...]]:
-    """Check that plans and their executions fit behind every prompt; see `plan_questions`.
+def plan_plans(context: Context, stage: Evaluate, samples: list[Sample] | None) -> Checked:
+    """Check that plans and their executions fit behind every prompt, and what judges or revises them; see
+    `plan_questions`.
 
     Raises `UserError` where plans are to be given and a response has none.
     """
@@ -41,10 +31,17 @@ def plan_plans(
     longest, forced = stage.max_new_tokens, dict[str, str]()
     for sample in samples or ():
         plan = _given(sample, rules).plans[0] if rules.select == "given" else ""
-        forced[sample.id] = _begun(rules, plan)
+        forced[sample.id] = begun(rules, plan)
     if rules.select != "given":
         longest += rules.max_new_tokens
-    return plan_questions(context, stage.model_copy(update={"max_new_tokens": longest}), samples, forced=forced)
+    found = _fits(context, stage, samples, longest, forced)
+    if rules.select == "judge":
+        _fits(context, stage, _asked(samples, rules.judge, plans=""), (rules.k + 1) * rules.max_new_tokens)
+    if rules.revise is not None:
+        shown = min(rules.revise.excerpt, stage.max_new_tokens) + rules.max_new_tokens
+        asked = _asked(samples, rules.revise.ask, plan="", execution="")
+        _fits(context, stage, asked, shown + rules.max_new_tokens, rules.opened)
+    return found
 
 
 def ask_by_plans(
@@ -58,26 +55,24 @@ def ask_by_plans(
 ) -> list[Answer]:
     """One answer to each sample, that which the executions of its plans elect; see `recipe.Plans`.
 
-    `Answer.tokens` counts all that was drawn for it: plans, judge and executions. A plan that was drawn several times
-    is carried out once. `info` says how many were drawn (`plans`) and which were carried out, with their votes and what
-    came out (`executions`). (arXiv 2509.23946; its loop of revised plans is left out.)
+    `Answer.tokens` counts all that was drawn for it: plans, judge, executions and revisions. A plan that was drawn
+    several times is carried out once. `info` says how many were drawn (`plans`, and with the judge's `plan_tokens`) and
+    which were carried out, in every round, with their votes and what came out (`executions`). (arXiv 2509.23946)
     """
     rules = stage.plans
     assert rules is not None
-    planned = [_given(sample, rules) for sample in samples] if rules.select == "given" else None
-    if planned is None:
-        planned = _drawn(context, name, stage, rules, samples, policy)
-    tasks = {(number, place): one.to_carry_out(place) for number, one in enumerate(planned) for place in one.votes}
-    begun = {one.id: _begun(rules, one.response_text) for one in tasks.values()}
-    asked = list({one.id: one for one in tasks.values()}.values())
-    found = {
-        answer.sample_id: answer
-        for answer in ask(context, name, stage, asked, policy, verify, lambda answer: None, forced=begun)
-    }
+
+    def asking(rules: Evaluate, asked: list[Sample], forced: Forced, score: Verify | None) -> list[Answer]:
+        return ask(context, name, rules, asked, policy, score, lambda answer: None, forced=forced)
+
+    if rules.select == "given":
+        planned = [_given(sample, rules) for sample in samples]
+    else:
+        planned = _drawn(stage, rules, samples, asking, context.recipe.seed)
+    executed = carry_out(planned, stage, asking, verify)
     answers = []
     for number, one in enumerate(planned):
-        executed = {place: found[tasks[number, place].id] for place in one.votes}
-        answers.append(_elected(one, executed))
+        answers.append(_elected(one, {place: executed[number, place] for place in one.votes}))
         record(answers[-1])
     return answers
 
@@ -85,23 +80,21 @@ def ask_by_plans(
 def plan_metrics(answers: list[Answer], rules: Plans, accuracy: float) -> dict[str, float]:
     """What answers by way of plans cost: `decoded_tokens` and `executions` for one problem.
 
-    Where plans were drawn also `token_share`, the tokens as a share of those of k plans with an execution each, as long
-    as these are on average, and `majority@k`: the accuracy, by the name that a vote of k whole answers has.
+    With `revise` also `revisions`, how many plans were written anew. Where plans were drawn also `token_share`, the
+    tokens as a share of those of k plans with an execution each, as long as these are on average, and `majority@k`: the
+    accuracy, by the name that a vote of k whole answers has.
     """
     decoded = sum(answer.tokens for answer in answers)
     executions = [one for answer in answers for one in answer.info["executions"]]
     found = {"decoded_tokens": decoded / len(answers), "executions": len(executions) / len(answers)}
+    if rules.revise is not None:
+        found["revisions"] = sum("revised" in one for one in executions) / len(answers)
     if rules.select == "given":
         return found
     planning = sum(answer.info["plan_tokens"] for answer in answers)
     mean = sum(one["tokens"] for one in executions) / len(executions)
     whole = planning + len(answers) * rules.k * mean
     return {**found, "token_share": decoded / whole, f"majority@{rules.k}": accuracy}
-
-
-def _begun(rules: Plans, plan: str) -> str:
-    """What an execution of the plan is made to begin with."""
-    return f"{rules.opened}{plan}{rules.end}{rules.execute}"
 
 
 def _given(sample: Sample, rules: Plans) -> Planned:
@@ -115,29 +108,25 @@ def _given(sample: Sample, rules: Plans) -> Planned:
     return Planned(sample, (plan,), {0: 1.0}, 0)
 
 
-def _drawn(
-    context: Context, name: str, stage: Evaluate, rules: Plans, samples: list[Sample], policy: Policy | None
-) -> list[Planned]:
-    exploring = stage.model_copy(
-        update={
-            "n": rules.k,
-            "temperature": rules.temperature,
-            "top_p": rules.top_p,
-            "max_new_tokens": rules.max_new_tokens,
-            "stop": [rules.end],
-        }
-    )
+def _fits(context: Context, stage: Evaluate, samples: list[Sample] | None, room: int, forced: Forced = "") -> Checked:
+    return plan_questions(context, stage.model_copy(update={"max_new_tokens": room}), samples, forced=forced)
+
+
+def _asked(samples: list[Sample] | None, ask: str, **parts: str) -> list[Sample] | None:
+    return None if samples is None else [asked_for(sample, ask, **parts) for sample in samples]
+
+
+def _drawn(stage: Evaluate, rules: Plans, samples: list[Sample], asking: Asking, seed: int) -> list[Planned]:
     drawn: dict[str, list[Answer]] = {sample.id: [] for sample in samples}
-    for answer in ask(context, name, exploring, samples, policy, None, lambda answer: None, forced=rules.opened):
+    for answer in asking(exploring(stage, n=rules.k, temperature=rules.temperature), samples, rules.opened, None):
         drawn[answer.sample_id].append(answer)
     planned = []
     for sample in samples:
-        # one that was cut off has no end: it gets one where it is carried out
-        plans = tuple(a.text.removeprefix(rules.opened).partition(rules.end)[0] for a in drawn[sample.id])
+        plans = tuple(plan_in(answer, rules) for answer in drawn[sample.id])
         planned.append(Planned(sample, plans, {}, sum(answer.tokens for answer in drawn[sample.id])))
     if rules.select == "judge":
-        return _judged(context, name, exploring, rules, planned, policy)
-    return [replace(one, votes=_votes(one, rules, context.recipe.seed)) for one in planned]
+        return _judged(planned, stage, rules, asking)
+    return [replace(one, votes=_votes(one, rules, seed)) for one in planned]
 
 
 def _votes(planned: Planned, rules: Plans, seed: int) -> dict[int, float]:
@@ -149,17 +138,11 @@ def _votes(planned: Planned, rules: Plans, seed: int) -> dict[int, float]:
     return {plans.index(plan): float(plans.count(plan)) for plan in plans}
 
 
-def _judged(
-    context: Context, name: str, stage: Evaluate, rules: Plans, planned: list[Planned], policy: Policy | None
-) -> list[Planned]:
+def _judged(planned: list[Planned], stage: Evaluate, rules: Plans, asking: Asking) -> list[Planned]:
     """Each problem with the plan that the model repeats when it is asked for the best."""
-    asked = []
-    for one in planned:
-        *before, last = one.sample.prompt
-        text = rules.judge.replace("{question}", str(last["content"])).replace("{plans}", "\n\n".join(one.plans))
-        asked.append(replace(one.sample, prompt=(*before, {**last, "content": text})))
-    judging = stage.model_copy(update={"n": 1, "temperature": 0.0, "top_p": 1.0})
-    said = {a.sample_id: a for a in ask(context, name, judging, asked, policy, None, lambda answer: None)}
+    asked = [asked_for(one.sample, rules.judge, plans="\n\n".join(one.plans)) for one in planned]
+    judging = exploring(stage, n=1, temperature=0.0, top_p=1.0)
+    said = {answer.sample_id: answer for answer in asking(judging, asked, "", None)}
     chosen = []
     for one, question in zip(planned, asked, strict=True):
         answer = said[question.id]
@@ -168,21 +151,16 @@ def _judged(
     return chosen
 
 
-def _elected(planned: Planned, executed: dict[int, Answer]) -> Answer:
+def _elected(planned: Planned, executed: Mapping[int, list[Execution]]) -> Answer:
     """The first execution with the answer that most votes are for; where none has an answer, the first of all."""
     places = sorted(executed)
-    said = [executed[place].canonical if executed[place].error is None else None for place in places]
+    last = [executed[place][-1].answer for place in places]
+    said = [answer.canonical if answer.error is None else None for answer in last]
     winner = weighted_vote(said, [planned.votes[place] for place in places])
-    chosen = executed[places[said.index(winner) if winner is not None else 0]]
-    executions = [
-        {
-            "plan": planned.plans[place],
-            "votes": planned.votes[place],
-            "answer": executed[place].extracted,
-            "tokens": executed[place].tokens,
-        }
-        for place in places
+    chosen = last[said.index(winner) if winner is not None else 0]
+    executions: list[dict[str, Any]] = [
+        {**execution.to_json(), "votes": planned.votes[place]} for place in places for execution in executed[place]
     ]
     info = {"plans": len(planned.plans), "plan_tokens": planned.tokens, "executions": executions}
-    tokens = planned.tokens + sum(answer.tokens for answer in executed.values())
+    tokens = planned.tokens + sum(execution.tokens for each in executed.values() for execution in each)
     return replace(chosen, sample_id=planned.sample.id, tokens=tokens, info={**chosen.info, **info})
