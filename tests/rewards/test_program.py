@@ -46,6 +46,11 @@ def test_a_sample_without_a_number_is_an_error_and_not_a_wrong_answer():
     assert verify_program(question(None), RETURNS.format(18)).error is not None
 
 
+def test_a_program_that_could_not_be_run_is_an_error_and_not_a_wrong_answer():
+    score = score_program(question(), Execution(None, "broken", "the process broke down"), partial=0.1)
+    assert (score.error, score.parts) == ("the process broke down", {})
+
+
 def test_all_attempts_are_scored_in_their_order():
     scores = program([attempt(RETURNS.format(n)) for n in (18, 3, 18)], 0.0)
     assert [score.value for score in scores] == [1, 0, 1]

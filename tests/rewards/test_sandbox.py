@@ -175,7 +175,7 @@ def test_a_worker_that_breaks_down_is_replaced():
     process = sandbox._workers.idle[-1].process
     process.kill()
     process.wait()
-    assert run_python("x = 1").failure == "crashed"
+    assert run_python("x = 1").failure == "broken"
     assert run_python("x = 1", result="x").value == 1
 
 

@@ -6,8 +6,10 @@ import pytest
 from posttrain.data import Sample, user
 from posttrain.errors import UserError
 from posttrain.rewards import Attempt, build_reward
+from posttrain.rewards import sql as sql_module
 from posttrain.rewards.sql import (
     Database,
+    QueryResult,
     is_ordered,
     query_text,
     run_queries,
@@ -95,6 +97,17 @@ def test_rows_are_compared_as_bags_and_numbers_by_value():
     assert same_rows([(0.1 + 0.2,)], [(0.3,)], ordered=True)
     assert not same_rows([(0.3001,)], [(0.3,)], ordered=True)
     assert same_rows([], [], ordered=False)
+
+
+def test_what_could_not_be_run_is_an_error_and_tried_again_the_next_time(monkeypatch):
+    asked = question("SELECT name FROM pets ORDER BY name, 1")
+    results = [[QueryResult(None, "time", "it took more than 5 s")]]
+    run = sql_module.run_queries
+    monkeypatch.setattr(sql_module, "run_queries", lambda *a, **k: results.pop(0) if results else run(*a, **k))
+    assert "the right query" in verify_sql(asked, GOLD).error
+    assert verify_sql(asked, asked.answer).value == 1
+    results.append([QueryResult(None, "broken", "the process broke down")])
+    assert verify_sql(asked, GOLD).error == "the process broke down"
 
 
 def test_more_databases_tell_more_queries_apart():

@@ -104,8 +104,8 @@ def hierarchical_bootstrap(
     are crossed, not nested: resampling problems anew within each seed would take S*P problems for granted where there
     are P). Product resampling counts the noise of a single cell three times (Owen 2007), so draws are scaled to the
     unbiased two-way variance, and stretched to Student's t with Satterthwaite's degrees of freedom: plain percentiles
-    of 3 seeds are far too narrow; of 2 the interval is Student's. Rows of unequal length are problems of each seed's own; their means are then
-    resampled over seeds. With one seed the interval is over problems alone.
+    of 3 seeds are far too narrow (of 2 the interval is Student's). Rows of unequal length are problems of each seed's
+    own; their means are then resampled over seeds. With one seed the interval is over problems alone.
     """
     return _bootstrap(_rows(values), rng, level, resamples)[0]
 

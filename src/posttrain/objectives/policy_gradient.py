@@ -77,10 +77,11 @@ def _ppo(
 
     ε_low = `clip_low`, ε_high = `clip_high` (null: the same; DAPO 0.28). `dual_clip` c > 1: at most -c A_t for A_t < 0
     (verl 3). `importance_cap` C: times sg min(C, π_old / π_sampler), which corrects for a sampler that is not quite the
-    policy (reads the column `sampled_logprob`; TRL 3 for vLLM); tokens that it was given weigh 1. Methods differ by `reduction`: `sequences` (GRPO, the
-    default, and PPO as sheet 48 has it), `tokens` (DAPO), `{constant: longest answer}` (Dr.GRPO). Metrics `[N]`:
-    `ratio`, `clipped_high`, `clipped_low`, `kl_to_old` (k3, nats); with the cap `importance` and `importance_gap`, the
-    distance of the two log-probs (a ratio is 1 on average, however stale the sampler).
+    policy (reads the column `sampled_logprob`; TRL 3 for vLLM); tokens that an answer was given to begin with weigh 1.
+    Methods differ by `reduction`: `sequences` (GRPO, the default, and PPO as sheet 48 has it), `tokens` (DAPO),
+    `{constant: longest answer}` (Dr.GRPO). Metrics `[N]`: `ratio`, `clipped_high`, `clipped_low`, `kl_to_old` (k3,
+    nats); with the cap `importance` and `importance_gap`, the distance of the two log-probs (a ratio is 1 on average,
+    however stale the sampler).
     """
     loss, metrics = clipped_surrogate(scores, batch, clip_low, clip_high, dual_clip)
     if importance_cap is not None:

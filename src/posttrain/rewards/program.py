@@ -66,8 +66,10 @@ def score_program(sample: Sample, found: Execution, *, tolerance: float = 0.01, 
     """1 where |returned - `sample.answer`| <= `tolerance`, `partial` where another number came out, else 0.
 
     `parts`: "correct", "format" (a number came out). `info`: "extracted" (that number), "reason" ("found", "wrong", or
-    the kind of failure), "cause". ReFT: tolerance 0.01, partial 0.1.
+    the kind of failure), "cause". ReFT: tolerance 0.01, partial 0.1. A program that could not be run is an error.
     """
+    if found.failure == "broken":
+        return Score(0.0, error=found.cause)
     try:
         gold = float((sample.answer or "").replace(",", ""))
     except ValueError:

@@ -37,8 +37,9 @@ from typing import Any, Literal
 from posttrain.errors import UserError
 from posttrain.rewards.workers import Workers
 
-Failure = Literal["syntax", "error", "time", "memory", "output", "crashed"]
-"""Not Python; an exception; out of time; out of memory; too much output; ended by a signal or by itself."""
+Failure = Literal["syntax", "error", "time", "memory", "output", "crashed", "broken"]
+"""Not Python; an exception; out of time; out of memory; too much output; ended by a signal or by itself; and of the
+process that runs programs, which says nothing of this one: it broke down."""
 
 _GRACE = 10.0  # seconds that the worker itself may take beyond a program's time before it counts as broken
 _workers = Workers(Path(__file__).with_name("sandbox_worker.py"))
@@ -104,7 +105,7 @@ def run_python(
     try:
         reply = _workers.ask(request, limits.seconds + _GRACE)
     except ConnectionError as error:
-        return Outcome(failure="crashed", error=f"the process that runs programs broke down ({error})")
+        return Outcome(failure="broken", error=f"the process that runs programs broke down ({error})")
     return _outcome(reply, limits)
 
 

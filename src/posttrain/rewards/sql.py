@@ -165,7 +165,7 @@ def score_queries(
 
     The order of the rows counts where the right query has an ORDER BY. `parts`: "correct", "format" (it ran). `info`:
     "extracted", "reason" ("found", "wrong", "missing", "error", "time", "too_many_rows" ...), "cause". Where the right
-    query itself does not run, the score has an error.
+    query itself does not run, or nothing can be run, the score has an error.
     """
     gold = sample.answer or ""
     if not gold.strip():
@@ -175,14 +175,15 @@ def score_queries(
         return [_score(query, same_query(query, gold), "") for query in queries]
     verdicts: list[tuple[bool | None, str, str]] = [(True, "found", "")] * len(queries)
     for each in databases_of(sample, database):
-        wanted = _gold(gold, each, time_limit)
-        if wanted.rows is None:
-            return [Score(0.0, error=f"the right query of sample {sample.id} fails: {wanted.cause}") for _ in texts]
+        try:
+            wanted = _right_rows(gold, each, time_limit)
+        except _QueryError as error:
+            return [Score(0.0, error=f"the right query of sample {sample.id} fails: {error}") for _ in texts]
         for place, found in enumerate(run_queries(queries, each, time_limit=time_limit)):
             if found.rows is None:
                 verdicts[place] = (None, found.reason, found.cause)
-            elif verdicts[place][0] and not same_rows(wanted.rows, found.rows, ordered=is_ordered(gold)):
-                verdicts[place] = (False, "wrong", f"{len(found.rows)} rows, right are {len(wanted.rows)}")
+            elif verdicts[place][0] and not same_rows(wanted, found.rows, ordered=is_ordered(gold)):
+                verdicts[place] = (False, "wrong", f"{len(found.rows)} rows, right are {len(wanted)}")
     return [
         _score(query, right, cause, reason) for query, (right, reason, cause) in zip(queries, verdicts, strict=True)
     ]
@@ -210,12 +211,22 @@ def sql(
     return score_queries(attempts[0].sample, texts, database=database, match=match, time_limit=time_limit)
 
 
+class _QueryError(Exception):
+    """Why a query gave no rows."""
+
+
 @lru_cache(maxsize=256)
-def _gold(query: str, database: Database, time_limit: float) -> QueryResult:
-    return run_queries([query], database, time_limit=time_limit)[0]
+def _right_rows(query: str, database: Database, time_limit: float) -> tuple[Row, ...]:
+    """Raises `_QueryError`, which is not kept: a busy machine may only have been too slow this time."""
+    (found,) = run_queries([query], database, time_limit=time_limit)
+    if found.rows is None:
+        raise _QueryError(found.cause)
+    return found.rows
 
 
 def _score(query: str, right: bool | None, cause: str, reason: str = "") -> Score:
+    if reason == "broken":
+        return Score(0.0, error=cause)
     reason = "missing" if not query else reason or ("found" if right else "wrong")
     parts = {"correct": float(right is True), "format": float(right is not None)}
     info: Mapping[str, Any] = {"extracted": query or None, "reason": reason}
