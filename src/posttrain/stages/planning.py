@@ -15,6 +15,7 @@ from posttrain.stages.asking import ask, plan_questions
 from posttrain.stages.carrying_out import Asking, Execution, Planned, asked_for, begun, carry_out, exploring, plan_in
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import Forced
+from posttrain.stages.kept_answers import KeptAnswers
 
 Checked = tuple[dict[str, int | float | str], tuple[str, ...]]
 """Numbers for a stage's plan, and what the user should know."""
@@ -46,7 +47,7 @@ def plan_plans(context: Context, stage: Evaluate, samples: list[Sample] | None) 
 
 def ask_by_plans(
     context: Context,
-    name: str,
+    kept: KeptAnswers,
     stage: Evaluate,
     samples: list[Sample],
     policy: Policy | None,
@@ -63,7 +64,7 @@ def ask_by_plans(
     assert rules is not None
 
     def asking(rules: Evaluate, asked: list[Sample], forced: Forced, score: Verify | None) -> list[Answer]:
-        return ask(context, name, rules, asked, policy, score, lambda answer: None, forced=forced)
+        return ask(context, kept, rules, asked, policy, score, lambda answer: None, forced=forced)
 
     if rules.select == "given":
         planned = [_given(sample, rules) for sample in samples]
