@@ -1,6 +1,7 @@
 """The entropy mask on given prefixes; numbers of sheet 37."""
 
 from collections.abc import Sequence as List
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,15 @@ def test_tokens_are_ranked_over_the_step_and_all_ranks():
     assert kept(sequences) == [[0, 0, 1, 1], [0, 1, 0, 1, 1]]
     shares = on_ranks([sequences[:1], sequences[1:]], lambda share, gather: kept(share, gather=gather))
     assert [row for share in shares for row in share] == kept(sequences)
+
+
+def test_a_demonstration_beside_the_rollouts_has_no_advantage_to_lose():
+    whole = answer([2.0, 3.0], "whole")
+    beside = replace(whole, columns={"entropy": whole.columns["entropy"]})
+    step = Step(score=score)
+    first, second = build_transform({"name": "uncertain_prefix"})([beside, answer([0.9, 0.1, 0.5, 1.4, 0.3])], step)
+    assert first is beside
+    assert second.columns["advantage"][1:].tolist() == [0, 0, 0, 1, 0, 1, 1]
 
 
 def test_a_share_of_1_changes_nothing_and_one_of_0_freezes_the_prefix():

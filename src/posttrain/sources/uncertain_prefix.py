@@ -22,10 +22,11 @@ def uncertain_prefix(
 
     Entropy-constrained clipping of Prefix-RFT (arXiv 2507.01679): of P given tokens of all ranks the lowest
     floor(P (1 - `share`)) lose their advantage. They stay in the loss's denominator. Costs a forward pass of the
-    answers that begin with a prefix.
+    answers that begin with a prefix. A whole demonstration beside the rollouts has no advantage and is left as it is.
     """
-    ranks = uncertainty_ranks(sequences, step)
-    return [_without(s, rank >= share) for s, rank in zip(sequences, ranks, strict=True)]
+    compared = [s for s in sequences if "advantage" in s.columns]
+    found = iter(uncertainty_ranks(compared, step))
+    return [_without(s, next(found) >= share) if "advantage" in s.columns else s for s in sequences]
 
 
 def _without(sequence: Sequence, sure: npt.NDArray[np.bool_]) -> Sequence:

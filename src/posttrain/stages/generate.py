@@ -77,7 +77,7 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
     rows = [_labelled(context, sources[answer.sample_id], answer, name).to_json() for answer in kept.values()]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomically(context, f"data/{name}.jsonl", text)
-    right = sum(answer.value == 1 for answer in answers)
+    right = sum(answer.value is not None and answer.value >= 1 for answer in answers)
     covered = len({answer.sample_id for answer in kept.values()})
     unfinished = sum(answer.finish_reason != "stop" for answer in answers)
     counts = {"answers": len(answers), "unfinished": unfinished, "right": right, "kept": len(kept)}
