@@ -9,8 +9,7 @@ from typing import Any
 from posttrain.comparison.claim_figure import claim_figure
 from posttrain.comparison.map_figure import map_figure
 from posttrain.comparison.result import ComparisonResult, Estimate, Measure, from_json
-from posttrain.comparison.wording import difference_text, estimate_span, title, unit, value_text
-from posttrain.reporting.formats import percent
+from posttrain.comparison.wording import effect_text, estimate_span, title, value_text
 
 RATIOS = ("speed_ratio", "training_memory_ratio", "process_memory_ratio")
 
@@ -68,22 +67,11 @@ def found_text(result: ComparisonResult, claim: dict[str, Any]) -> str:
     """An effect with its interval, in the units of its measure."""
     if claim["effect"] is None or claim["interval"] is None:
         return "not measured"
-    if claim.get("over"):
-        return gap_text(claim)
     shown = next(found for found in result.measures if found.name == claim["metric"])
-    write = difference_text if claim["minus"] else value_text
-    low, high = claim["interval"]
-    behind = unit(shown) if claim["minus"] else ""
-    return f"{write(shown, claim['effect'])}{behind} ({write(shown, low)} to {write(shown, high)})"
-
-
-def gap_text(claim: dict[str, Any]) -> str:
-    """How much of the gap between two arms a third one closes."""
-    low, high = claim["interval"]
-    span = (
-        f" ({percent(low)} to {percent(high)})" if low is not None and high is not None else ", and the gap is not sure"
-    )
-    return f"{percent(claim['effect'])} of the gap{span}"
+    over = claim.get("over")
+    effect, span = effect_text(shown, claim["effect"], claim["interval"], minus=claim["minus"], over=over)
+    unsure = ", and the gap is not sure" if over else ""
+    return f"{effect}{' of the gap' if over else ''}{f' ({span})' if span else unsure}"
 
 
 def cost_text(root: Path, name: str) -> str:

@@ -105,7 +105,7 @@ def test_the_rule_is_decided_by_the_whole_interval() -> None:
     assert (found.verdict, set(found.arms), found.than) == ("inconclusive", set("abcd"), ("c", "d"))
     assert "accuracy, test, a minus b, less c minus d: " in found.sentence
     assert " points (95 % interval " in found.sentence
-    assert found.sentence.endswith("claimed: -15 or less")
+    assert found.sentence.endswith("claimed: −15.0 points or less")
 
 
 def test_an_arm_that_did_not_run_leaves_it_open() -> None:

@@ -12,6 +12,7 @@ from posttrain.cli import app
 from posttrain.comparison.claims import decided, read_claims, shipped_claims, write_claims
 from posttrain.comparison.result import ArmResult, ArmRun, ClaimResult
 from posttrain.comparison.spec import Claim
+from posttrain.comparison.tables import claim_row
 from posttrain.errors import UserError
 
 
@@ -51,6 +52,16 @@ def test_a_difference_is_decided_by_its_own_interval() -> None:
 def test_one_seed_decides_nothing_about_a_cost() -> None:
     found = verdict([10.0], at_least=0.0)
     assert (found.verdict, found.interval) == ("inconclusive", [None, None])
+    assert found.sentence == "inconclusive: time, train, a: 10 s (one seed: no interval); claimed: 0.0 s or more"
+
+
+def test_the_table_says_points_of_a_difference_and_per_cent_of_a_value_or_a_gap() -> None:
+    row = {"name": "n", "text": "t", "metric": "test.accuracy", "of": "a", "seeds": [0, 1, 2], "verdict": "supported"}
+    row |= {"effect": 0.197, "interval": [-0.014, 0.251]}
+    shown = [claim_row(row | kind) for kind in ({"minus": None}, {"minus": "b"}, {"minus": "b", "over": "c"})]
+    assert [each["effect"] for each in shown] == ["19.7\u202f%", "+19.7 points", "19.7\u202f%"]
+    assert shown[1]["95 % interval"] == "−1.4 to +25.1"
+    assert claim_row(row | {"minus": "b", "interval": [None, None]})["95 % interval"] == ""
 
 
 def test_an_arm_without_a_finished_run_leaves_the_claim_open() -> None:
@@ -70,8 +81,8 @@ def test_a_share_of_a_gap_is_what_an_arm_adds_of_what_the_ceiling_adds() -> None
     assert found.effect == pytest.approx(0.9388888889)
     assert (found.verdict, found.over) == ("supported", "c")
     assert found.arms == {"a": [47.0, 46.9, 46.8], "b": [30.0, 30.1, 29.9], "c": [48.0, 48.1, 47.9]}
-    assert "a of the gap from b to c: 93.89 % (95 % interval" in found.sentence
-    assert found.sentence.endswith("claimed: 70 or more")
+    assert "a of the gap from b to c: 93.9\u202f% (95 % interval" in found.sentence
+    assert found.sentence.endswith("claimed: 70.0\u202f% or more")
 
 
 def test_without_a_sure_gap_no_share_of_it_is_decided() -> None:

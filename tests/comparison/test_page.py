@@ -94,6 +94,18 @@ def test_what_all_arms_were_given_alike_is_not_said_of_each(example: ComparisonR
     assert "batch_size" not in text
 
 
+def test_changes_of_an_arm_are_said_as_on_the_command_line(example: ComparisonResult, tmp_path: Path) -> None:
+    first, *others = example.arms
+    schedule = {"name": "cosine", "start": 0.9}
+    made = page(replace(example, arms=[replace(first, set={"imitation": schedule}), *others]), tmp_path)
+    assert "imitation={name: cosine, start: 0.9}" in made.text
+
+
+def test_a_verdict_is_said_once(example: ComparisonResult, tmp_path: Path) -> None:
+    claim = replace(example.claims[0], text="it is better", verdict="supported", sentence="supported: by 3 points")
+    assert "supported it is better by 3 points" in page(replace(example, claims=[claim]), tmp_path).text
+
+
 def test_intervals_of_shares_end_at_zero_and_one(example: ComparisonResult, tmp_path: Path) -> None:
     wide = [replace(one, low=-0.27, high=1.87) if one.metric == "test.accuracy" else one for one in example.estimates]
     made = page(replace(example, estimates=wide), tmp_path)

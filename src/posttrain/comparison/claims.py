@@ -12,6 +12,7 @@ from posttrain.comparison.analysis import change_of_difference, difference, reco
 from posttrain.comparison.measures import measure
 from posttrain.comparison.result import ArmResult, ClaimResult, ComparisonResult, Measure, Verdict
 from posttrain.comparison.spec import Claim
+from posttrain.comparison.wording import effect_text
 from posttrain.errors import UserError, nearest
 from posttrain.evaluation.statistics import Interval
 
@@ -171,22 +172,17 @@ def _sentence(claim: Claim, each: Measure, interval: Interval | None, verdict: V
     about = claim.of if claim.minus is None else f"{claim.of} minus {claim.minus}"
     if claim.than is not None:
         about += f", less {claim.than[0]} minus {claim.than[1]}"
-    scale, unit = (100.0, " points" if claim.minus else " %") if each.unit == "points" else (1.0, f" {each.unit}")
     if claim.over is not None:
-        about, scale, unit = f"{claim.of} of the gap from {claim.minus} to {claim.over}", 100.0, " %"
+        about = f"{claim.of} of the gap from {claim.minus} to {claim.over}"
     if interval is None:
         return f"{verdict}: no finished run has {claim.metric} of {about}"
     if claim.over is not None and not math.isfinite(interval.low):
         return (
             f"{verdict}: {each.label}: it is not sure that {claim.over} is above {claim.minus}, so there may be no gap"
         )
-    rule = (
-        f"{scale * claim.at_least:g} or more"
-        if claim.at_least is not None
-        else f"{scale * (claim.at_most or 0):g} or less"
-    )
-    numbers = ", ".join(f"{scale * number:.4g}" for number in (interval.estimate, interval.low, interval.high))
-    estimate, low, high = numbers.split(", ")
-    return (
-        f"{verdict}: {each.label}, {about}: {estimate}{unit.rstrip()} (95 % interval {low} to {high}); claimed: {rule}"
-    )
+    kind = {"minus": claim.minus, "over": claim.over}
+    effect, span = effect_text(each, interval.estimate, (interval.low, interval.high), **kind)
+    border, _ = effect_text(each, (claim.at_most or 0.0) if claim.at_least is None else claim.at_least, (), **kind)
+    rule = f"{border} or {'less' if claim.at_least is None else 'more'}"
+    sure = f"95 % interval {span}" if span else "one seed: no interval"
+    return f"{verdict}: {each.label}, {about}: {effect} ({sure}); claimed: {rule}"

@@ -22,7 +22,7 @@ from posttrain.comparison.wording import (
     value_text,
 )
 from posttrain.reporting.formats import number
-from posttrain.reporting.pages import render, write
+from posttrain.reporting.pages import environment, render, write
 
 FAMILIES = {"first": "each arm minus the first", "pairs": "all pairs of arms", "base": "each arm minus the start"}
 
@@ -73,6 +73,7 @@ def _content(result: ComparisonResult) -> dict[str, Any]:
     others = [each for each in result.measures if each not in drawn]
     curves, more_curves = charts(result)
     return {
+        "name": result.name,
         "result": result,
         "first": result.arms[0].name if result.arms else "",
         "budget": budget_text(result.budget),
@@ -90,7 +91,9 @@ def _content(result: ComparisonResult) -> dict[str, Any]:
         "legend": [(name, colour) for name, colour in colours(result).items() if colour],
         "tables": [(told, rows) for family, told in FAMILIES.items() if (rows := _contrasts(result, family))],
         "tuning": _tuning(result.trials),
-        "environment": _environment(result),
+        "command": result.command,
+        "environment": environment(result.machine, git_commit=result.git_commit, runs_side_by_side=result.jobs),
+        "versions": result.versions,
         "spec": yaml.safe_dump(result.spec, sort_keys=False, allow_unicode=True, width=100) if result.spec else "",
     }
 
@@ -215,11 +218,3 @@ def _tuning(trials: Iterable[Trial]) -> tuple[list[str], dict[str, dict[str, tup
         }
         for arm, found in tried.items()
     }
-
-
-def _environment(result: ComparisonResult) -> dict[str, str]:
-    found = {key.replace("_", " "): value for key, value in result.machine.items()}
-    if isinstance(memory := found.pop("memory gib", None), int | float):
-        found["memory"] = f"{number(memory)} GiB"
-    found |= {"git commit": result.git_commit, "runs side by side": result.jobs}
-    return {key: str(value) for key, value in found.items() if value not in (None, "")}

@@ -8,7 +8,7 @@ from posttrain.comparison.budget import budgeted, estimated_seconds, matrix_rate
 from posttrain.comparison.measures import measure
 from posttrain.comparison.result import ComparisonResult, Measure
 from posttrain.comparison.runs import Checked
-from posttrain.comparison.wording import estimate_span, title, value_text
+from posttrain.comparison.wording import effect_text, estimate_span, title, value_text
 from posttrain.comparison.wording import settings as changes
 
 MAIN = ("accuracy", "kl", "seconds")
@@ -60,21 +60,21 @@ def result_table(result: ComparisonResult) -> tuple[list[str], list[dict[str, st
 def claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
     """Cells of a claim that was run."""
     each = measure(*str(claim["metric"]).split(".", 1))
-    low, high = (_value(each, end) for end in claim["interval"])
+    effect, span = "", ""
+    if claim["effect"] is not None:
+        effect, span = effect_text(
+            each, claim["effect"], claim["interval"], minus=claim["minus"], over=claim.get("over")
+        )
     about = claim["of"] if claim["minus"] is None else f"{claim['of']} − {claim['minus']}"
     return {
         "paper": claim["name"],
         "claim": claim["text"],
         "measured": f"{claim['metric']}, {about}",
-        "effect": _value(each, claim["effect"]),
-        "95 % interval": f"{low} to {high}",
+        "effect": effect,
+        "95 % interval": span,
         "seeds": len(claim["seeds"]),
         "verdict": claim["verdict"],
     }
-
-
-def _value(each: Measure, value: float | None) -> str:
-    return "–" if value is None else value_text(each, value) if each.unit != "s" else f"{value:.1f} s"
 
 
 def _column(each: Measure) -> str:

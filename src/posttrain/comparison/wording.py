@@ -1,6 +1,8 @@
 """How a comparison's numbers are written: by the unit of the measure, differences with their sign."""
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from posttrain.comparison.measures import limits
@@ -82,6 +84,19 @@ def contrast_span(measure: Measure, found: Contrast) -> str:
     if found.low is None or found.high is None:
         return ""
     return " to ".join(difference_text(measure, end) for end in (found.low, found.high))
+
+
+def effect_text(
+    measure: Measure, effect: float, interval: Sequence[float | None], *, minus: str | None, over: str | None
+) -> tuple[str, str]:
+    """A claim's effect and its interval: `+3.3 points`, `−1.2 to +7.8` (empty where nothing is known about it).
+
+    It is a difference where there is a `minus`, and a share of the gap from there where there is an `over`.
+    """
+    write = percent if over else partial(difference_text if minus else value_text, measure)
+    ends = [end for end in interval if end is not None and math.isfinite(end)]
+    span = " to ".join(map(write, ends)) if len(ends) == 2 else ""
+    return write(effect) + (unit(measure) if minus and not over else ""), span
 
 
 def settings(given: Mapping[str, Any]) -> str:

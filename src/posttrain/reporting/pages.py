@@ -11,7 +11,7 @@ from posttrain.reporting import formats
 
 
 def render(name: str, content: dict[str, Any], package: str = "posttrain.reporting") -> str:
-    """The template file `name` of `package` with `content` in it; `style.css` and `curves.js` can be included."""
+    """The template file `name` of `package` with `content` in it; it extends `page.html` and says its blocks."""
     places = dict.fromkeys((package, "posttrain.reporting"))
     environment = Environment(
         autoescape=True,
@@ -24,6 +24,15 @@ def render(name: str, content: dict[str, Any], package: str = "posttrain.reporti
         name: getattr(formats, name) for name in ("number", "percent", "points", "duration", "moment")
     }
     return environment.get_template(name).render(**content)
+
+
+def environment(machine: Any, **more: Any) -> dict[str, str]:
+    """What the page says that was run on: a manifest's `machine`, which may be missing or broken, and `more`."""
+    found = {key.replace("_", " "): value for key, value in (machine if isinstance(machine, dict) else {}).items()}
+    if formats.is_number(memory := found.pop("memory gib", None)):
+        found["memory"] = f"{formats.number(memory)} GiB"
+    found |= {key.replace("_", " "): value for key, value in more.items()}
+    return {key: str(value) for key, value in found.items() if value not in (None, "")}
 
 
 def write(page: str, path: Path) -> Path:

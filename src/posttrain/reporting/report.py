@@ -12,7 +12,7 @@ from posttrain.recipe.yaml_text import inline
 from posttrain.reporting import formats
 from posttrain.reporting.answers import galleries
 from posttrain.reporting.formats import duration, is_number, points
-from posttrain.reporting.pages import render, write
+from posttrain.reporting.pages import environment, render, write
 from posttrain.reporting.plots import Series, curve, series
 from posttrain.reporting.reading import Row, Run, read_run
 from posttrain.reporting.results import MAIN, columns, evaluations, task_sequences
@@ -89,9 +89,7 @@ def _content(run: Run) -> Row:
         "name": manifest.get("name") or run.directory.resolve().name,
         "status": str(manifest.get("status") or "unknown"),
         "error": manifest.get("error"),
-        "manifest": {
-            key: manifest.get(key) for key in ("created", "updated", "seed", "machine", "command", "versions")
-        },
+        "manifest": {key: manifest.get(key) for key in ("created", "updated", "seed", "machine")},
         "total": sum(row.seconds for row in times),
         "stages": {name: _stage(stage) for name, stage in run.stages.items()},
         "evaluations": lines,
@@ -108,7 +106,9 @@ def _content(run: Run) -> Row:
         "longest": max((row.seconds for row in times), default=1.0),
         "changed": {key: [inline(value) for value in pair] for key, pair in _pairs(manifest.get("changed")).items()},
         "recipe": _block(manifest.get("recipe")),
-        "environment": _environment(run),
+        "command": manifest.get("command"),
+        "environment": environment(manifest.get("machine"), git_commit=manifest.get("git_commit")),
+        "versions": versions if isinstance(versions := manifest.get("versions"), dict) else {},
         "notes": list(dict.fromkeys([*_said(run), *run.notes])),
     }
 
@@ -119,14 +119,6 @@ def _said(run: Run) -> list[str]:
     return [
         f"{name} {each['note']}." for name, each in summaries.items() if isinstance(each, dict) and each.get("note")
     ]
-
-
-def _environment(run: Run) -> Row:
-    machine = run.manifest.get("machine")
-    found = {key.replace("_", " "): value for key, value in (machine.items() if isinstance(machine, dict) else ())}
-    if is_number(found.get("memory gib")):
-        found["memory"] = f"{formats.number(found.pop('memory gib'))} GiB"
-    return {"git commit": run.manifest.get("git_commit"), **found}
 
 
 def _block(recipe: Any) -> str:
