@@ -56,6 +56,18 @@ def test_given_draws_have_the_numbers_of_the_sheet(draws: list[int], loss: float
     assert_near(gradient(lambda at: loss_of_draws(at, draws), LOGITS), [expected])
 
 
+@pytest.mark.parametrize("spec", [SHEET | {"draws": 500}, EXACT])
+def test_rows_of_the_head_without_a_token_are_never_drawn(spec: dict[str, Any]) -> None:
+    """They keep their share of π: log π(a) is the model's, with all its rows."""
+    need = build_objective(spec).terms[0].needs[0].function
+    padded = torch.tensor([[0.5, 0.3, 0.2, 8.0]], dtype=torch.float64).log()
+    found = need(Chunk(padded, torch.tensor([0]), torch.tensor([3]), words=3))
+    plain = need(Chunk(LOGITS, torch.tensor([0]), torch.tensor([3])))
+    hit, reward = plain[0, 1], plain[0, 1] - 0.1 * (1 - plain[0, 1])
+    assert_near(found[:, 1], [float(hit)])
+    assert_near(found[:, 0], [float(plain[0, 0] + reward * math.log(9))])
+
+
 @pytest.mark.parametrize(
     ("kappa", "loss", "expected"),
     [(1.0, 0.278266, [-0.275, 0.165, 0.11]), (1.3, 0.245400, [-0.257444, 0.153246, 0.104199])],
@@ -185,10 +197,10 @@ def test_two_terms_with_other_options_draw_apart() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"draws": 0}, "'draws': .*greater than or equal to 1"),
-        ({"beta": 1.5}, "'beta': .*less than or equal to 1"),
-        ({"kappa": 0}, "'kappa': .*greater than 0"),
-        ({"estimator": "expected"}, "'estimator': .*'sample' or 'exact'"),
+        ({"draws": 0}, "'draws' has to be 1 or more, found 0"),
+        ({"beta": 1.5}, "'beta' has to be 1 or less, found 1.5"),
+        ({"kappa": 0}, "'kappa' has to be above 0, found 0"),
+        ({"estimator": "expected"}, "'estimator' has to be 'sample' or 'exact'"),
     ],
 )
 def test_a_mistake_in_an_option_is_named(options: Any, message: str) -> None:

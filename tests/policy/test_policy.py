@@ -328,3 +328,11 @@ def test_a_compiled_model_gives_the_same_scores(tmp_path: Path, monkeypatch: pyt
     expected.sum().backward()
     torch.testing.assert_close(gradient(compiled.model), gradient(policy.model), rtol=1e-3, atol=1e-3)
     assert torch._dynamo.utils.counters["frames"]["ok"] > captured
+
+
+def test_the_head_knows_how_many_of_its_rows_have_a_token() -> None:
+    policy = Policy(build("llama"), tokenizer())
+    assert policy.head is not None
+    assert policy.head.words == len(tokenizer())
+    rows = policy.language_head.projection.weight.shape[0]
+    assert policy.head.words <= rows

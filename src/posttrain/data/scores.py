@@ -19,7 +19,8 @@ class Chunk:
     """Some target tokens inside the head: `logits[n, V]` float32 and `tokens[n]`.
 
     `reference_logits[n, V]` are there for a need that declares `reference`. `key[n]` names each token and `seed` the
-    step, for a need that draws samples (see `uniforms`).
+    step, for a need that draws samples (see `uniforms`). The first `words` of the vocabulary are tokens (None: all);
+    behind them stand rows that models have to make their number round, which are never to be drawn.
     """
 
     logits: Tensor
@@ -27,6 +28,7 @@ class Chunk:
     key: Tensor
     reference_logits: Tensor | None = None
     seed: int = 0
+    words: int | None = None
 
     @cached_property
     def log_softmax(self) -> Tensor:

@@ -15,12 +15,17 @@ from posttrain.objectives.reduction import Reduction
 Estimator = Literal["sample", "exact"]
 
 
+def _tempered(chunk: Chunk, kappa: float) -> Tensor:
+    """`[n, words]`: what is drawn from; a row of the head that no token has is not among it."""
+    return torch.softmax(chunk.logits[:, : chunk.words] / kappa, -1)
+
+
 def _sampled(chunk: Chunk, *, draws: int, beta: float, kappa: float) -> Tensor:
     """`[n, 2]`: the loss of some draws, with graph, and the share of them that hit the target."""
     with torch.no_grad():
-        cumulative = torch.softmax(chunk.logits / kappa, -1).cumsum(-1, dtype=torch.float64)
+        cumulative = _tempered(chunk, kappa).cumsum(-1, dtype=torch.float64)
         at = chunk.uniforms(draws) * cumulative[:, -1:]  # rounding leaves the sum a little off 1
-        drawn = torch.searchsorted(cumulative, at, right=True).clamp(max=chunk.logits.shape[-1] - 1)
+        drawn = torch.searchsorted(cumulative, at, right=True).clamp(max=cumulative.shape[-1] - 1)
         hit = (drawn == chunk.tokens[:, None]).to(chunk.logits.dtype)
     reward = hit + beta * (1 - hit)
     loss = -(reward * chunk.log_softmax.gather(-1, drawn)).mean(-1)
@@ -29,8 +34,9 @@ def _sampled(chunk: Chunk, *, draws: int, beta: float, kappa: float) -> Tensor:
 
 def _exact(chunk: Chunk, *, beta: float, kappa: float) -> Tensor:
     """`[n, 2]`: the expectation of `_sampled` over its draws, with these held fixed as there."""
-    q = torch.softmax(chunk.logits / kappa, -1).detach()
-    logprobs = chunk.log_softmax.clamp(min=torch.finfo(q.dtype).min)  # what is never drawn counts 0, not 0 · -inf
+    q = _tempered(chunk, kappa).detach()
+    logprobs = chunk.log_softmax[:, : chunk.words]
+    logprobs = logprobs.clamp(min=torch.finfo(q.dtype).min)  # what is never drawn counts 0, not 0 · -inf
     hit = q.gather(-1, chunk.tokens[:, None]).squeeze(-1)
     right = hit * logprobs.gather(-1, chunk.tokens[:, None]).squeeze(-1)
     return torch.stack([-beta * (q * logprobs).sum(-1) - (1 - beta) * right, hit], -1)
@@ -61,7 +67,8 @@ def otr(
 
     ℓ_t = -(1/K) Σ_j R_j log π(a_j)  `[N]`;  a_1..a_K ~ softmax(z_t / κ) with replacement;  R_j = 1 if a_j = y_t else β.
 
-    K = `draws`, β = `beta`, κ = `kappa`; log π at temperature 1. `estimator: exact` is the expectation over the draws,
+    K = `draws`, β = `beta`, κ = `kappa`; log π at temperature 1. Rows of the head behind the tokenizer's last token
+    are not drawn. `estimator: exact` is the expectation over the draws,
     -Σ_v q_v R_v log π(v) with q = sg softmax(z_t / κ): no noise, and cheaper. The default reduction is the paper's mean
     of the sequences' token means; `reduction: tokens` is the variant.
 

@@ -24,12 +24,14 @@ matrix products."""
 class Head:
     """The output projection of a model, with the transforms that some architectures put after it.
 
-    `scale` multiplies the logits (Cohere; Granite divides); `softcap` c gives c·tanh(z/c) (Gemma 2 and 3).
+    `scale` multiplies the logits (Cohere; Granite divides); `softcap` c gives c·tanh(z/c) (Gemma 2 and 3). `words`: see
+    `Chunk`.
     """
 
     projection: nn.Module
     scale: float = 1.0
     softcap: float | None = None
+    words: int | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -79,7 +81,7 @@ def token_scores(
     rows = max(16, size // vocabulary)
     graph = torch.is_grad_enabled()
     if head.is_plain and temperature is None and not (graph and any(need.differentiable for need in needs)):
-        observe = _Observer(batch, needs, reference) if needs else None
+        observe = _Observer(batch, needs, reference, head.words) if needs else None
         linear = head.projection
         if torch.is_autocast_enabled(hidden.device.type):  # the backward pass runs outside autocast: settle it here
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
@@ -90,7 +92,7 @@ def token_scores(
 
         def scores(states: Tensor, at: slice = at) -> dict[str, Tensor]:
             logits = head.logits(states, None if temperature is None else temperature[at])
-            return chunk_scores(_chunk(logits, batch, at, needs, reference), needs)
+            return chunk_scores(_chunk(logits, batch, at, needs, reference, head.words), needs)
 
         again = graph and recompute and at.stop < len(hidden)
         parts.append(checkpoint(scores, hidden[at], use_reentrant=False) if again else scores(hidden[at]))
@@ -108,7 +110,12 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _chunk(
-    logits: Tensor, batch: Batch, at: slice, needs: tuple[Need, ...], reference: ReferenceLogits | None
+    logits: Tensor,
+    batch: Batch,
+    at: slice,
+    needs: tuple[Need, ...],
+    reference: ReferenceLogits | None,
+    words: int | None,
 ) -> Chunk:
     compared = any(need.reference for need in needs)
     if compared and reference is None:
@@ -116,7 +123,7 @@ def _chunk(
     reference_logits = reference(at) if compared and reference is not None else None
     if reference_logits is not None and batch.temperature is not None:
         reference_logits = reference_logits / batch.temperature[at, None]
-    return Chunk(logits, batch.tokens[at], batch.key[at], reference_logits, batch.step.seed)
+    return Chunk(logits, batch.tokens[at], batch.key[at], reference_logits, batch.step.seed, words)
 
 
 def chunk_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:
@@ -137,12 +144,14 @@ def _need_scores(chunk: Chunk, needs: tuple[Need, ...]) -> dict[str, Tensor]:
 class _Observer:
     """Needs without a graph, read off the chunks while the log-probs are computed."""
 
-    def __init__(self, batch: Batch, needs: tuple[Need, ...], reference: ReferenceLogits | None) -> None:
-        self.batch, self.needs, self.reference = batch, needs, reference
+    def __init__(
+        self, batch: Batch, needs: tuple[Need, ...], reference: ReferenceLogits | None, words: int | None
+    ) -> None:
+        self.batch, self.needs, self.reference, self.words = batch, needs, reference, words
         self.parts: list[dict[str, Tensor]] = []
 
     def __call__(self, logits: Tensor, at: slice) -> None:
-        chunk = _chunk(logits, self.batch, at, self.needs, self.reference)
+        chunk = _chunk(logits, self.batch, at, self.needs, self.reference, self.words)
         # clones: a need may give a view, and the logits are written over next
         self.parts.append({name: values.clone() for name, values in _need_scores(chunk, self.needs).items()})
 

@@ -5,6 +5,7 @@ import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,11 @@ def _padding(tokenizer: Any) -> int | None:
     return None if pad == tokenizer.eos_token_id else pad
 
 
+def _words(tokenizer: Any) -> int | None:
+    """How many rows of the vocabulary have a token; a head may have more, to make their number round."""
+    return None if tokenizer is None else max(tokenizer.get_vocab().values()) + 1
+
+
 class _LayerStates(nn.Module):
     """Forward = the states of every layer: a module, so that its weights can be replaced for one call."""
 
@@ -126,7 +132,7 @@ class Policy:
         self.base_is_saved = True
         self.is_reward = is_reward_model(model)
         with self.computing():
-            self.head = None if self.is_reward else find_head(model)
+            self.head = None if self.is_reward else replace(find_head(model), words=_words(tokenizer))
         self.scorer: Any = Scorer(model, self.head)
         self.reference: Reference | None = None
         self._probed: dict[nn.Module, bool] = {}
