@@ -8,9 +8,11 @@ import pytest
 from running import metrics, run_quietly, save_tiny, small_recipe
 
 from posttrain.errors import UserError
-from posttrain.recipe import Recipe
+from posttrain.recipe import Recipe, Train
 from posttrain.run import plan
+from posttrain.stages.watching import stop_rule
 from posttrain.terminal import Terminal
+from posttrain.training.loop import EarlyStopping
 
 WATCH = {"data": "test", "every": 1, "count": 2, "max_new_tokens": 4}
 
@@ -34,6 +36,20 @@ def test_a_metric_that_is_not_measured_is_refused_before_the_start(tiny: Path, t
     recipe = watched(tiny, tmp_path / "run", early_stopping={"metric": "acuracy"})
     with pytest.raises(UserError, match=r"stage 'sft': early_stopping\.metric 'acuracy'.*did you mean 'accuracy'"):
         plan(recipe, Terminal(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("metric", "larger"),
+    [("accuracy", True), ("pass@4", True), ("held_out_loss", False), ("truncated", False), ("errors", False)],
+)
+def test_a_metric_has_its_better_side_unless_the_recipe_names_one(
+    metric: str, larger: bool, tiny: Path, tmp_path: Path
+) -> None:
+    for said, expected in ((None, larger), (True, True), (False, False)):
+        rule = {"metric": metric, "larger_is_better": said}
+        stage = watched(tiny, tmp_path / "run", early_stopping=rule).stages["sft"]
+        assert isinstance(stage, Train)
+        assert stop_rule(stage) == EarlyStopping(metric, larger_is_better=expected)
 
 
 def test_accuracy_is_not_measured_without_answers(tiny: Path, tmp_path: Path) -> None:

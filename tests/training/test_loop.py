@@ -127,6 +127,12 @@ def test_a_metric_may_be_better_when_smaller(tmp_path: Path) -> None:
     assert train(loop).best_step == 1
 
 
+def test_what_could_not_be_measured_is_never_the_best(tmp_path: Path) -> None:
+    nan = float("nan")
+    progress = train(small_loop(tmp_path, settings=RULE, evaluate=scores_of(nan, 0.5, nan, 0.4)))
+    assert (progress.step, progress.best_step, progress.best) == (3, 1, 0.5)
+
+
 @pytest.mark.parametrize("cut", range(5))
 def test_early_stopping_goes_on_as_if_not_cut_off(cut: int, tmp_path: Path) -> None:
     values = (0.1, 0.2, 0.5, 0.4, 0.6, 0.5, 0.5, 0.9)

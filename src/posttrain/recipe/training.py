@@ -44,7 +44,7 @@ class EarlyStop(Strict):
 
     metric: str = "accuracy"
     patience: PositiveInt = Field(3, description="evaluations without improvement before the stop")
-    larger_is_better: bool | None = Field(None, description="default: yes, except for losses")
+    larger_is_better: bool | None = Field(None, description="default: yes, except for losses, `truncated` and `errors`")
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

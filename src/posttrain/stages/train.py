@@ -30,11 +30,11 @@ from posttrain.stages.round_trip import ROWS, check_saved
 from posttrain.stages.shape import Shape, check_one_vocabulary, moved_parameters
 from posttrain.stages.supply import DemonstrationSupply, Supply
 from posttrain.stages.untrained import emptied_by, leave_untrained
-from posttrain.stages.watching import HELD_OUT, Watcher, check_watch
+from posttrain.stages.watching import Watcher, check_watch, stop_rule
 from posttrain.terminal import Bar
 from posttrain.training.checkpoints import CheckpointStore
 from posttrain.training.learning_rate import learning_rate_factor
-from posttrain.training.loop import EarlyStopping, Loop, LoopSettings, Progress, train
+from posttrain.training.loop import Loop, LoopSettings, Progress, train
 from posttrain.training.optimisers import build_optimiser
 from posttrain.training.sharding import model_state, shard
 
@@ -271,16 +271,8 @@ def _settings(context: Context, name: str, stage: Train, steps: int, steps_per_e
         log_every=stage.log_every,
         checkpoint_every=stage.checkpoint_every,
         evaluate_every=stage.watch.every if stage.watch else None,
-        early_stopping=_early_stopping(stage),
+        early_stopping=stop_rule(stage),
     )
-
-
-def _early_stopping(stage: Train) -> EarlyStopping | None:
-    rule = stage.early_stopping
-    if rule is None:
-        return None
-    larger = rule.metric != HELD_OUT if rule.larger_is_better is None else rule.larger_is_better
-    return EarlyStopping(rule.metric, rule.patience, larger)
 
 
 def _summary(progress: Progress) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of, rendering_of
 from posttrain.stages.scoring import mean_scores
 from posttrain.stages.shape import Shape, check_engine
+from posttrain.training.loop import EarlyStopping
 
 HELD_OUT = "held_out_loss"
+SMALLER_IS_BETTER = (HELD_OUT, "truncated", "errors")
 SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "mean_length", "truncated", "format_validity", "errors")
 
 
@@ -49,6 +51,15 @@ def _is_drawn(metric: str, n: int) -> bool:
     name, _, k = metric.partition("@")
     measured = {"pass": draw_counts(n), "majority": draw_counts(n), "average": [n]}
     return k.isdecimal() and int(k) in measured.get(name, [])
+
+
+def stop_rule(stage: Train) -> EarlyStopping | None:
+    """When the stage stops early, and which of its metric's sides is the better one where it does not say."""
+    rule = stage.early_stopping
+    if rule is None:
+        return None
+    larger = rule.metric not in SMALLER_IS_BETTER if rule.larger_is_better is None else rule.larger_is_better
+    return EarlyStopping(rule.metric, rule.patience, larger)
 
 
 def _rendering(stage: Train, limit: int) -> Rendering:

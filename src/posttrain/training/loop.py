@@ -1,5 +1,6 @@
 """The training loop. It knows sources, objectives and optimisers, and no method's name."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,16 @@ from posttrain.training.sharding import (
     trained_weights,
     whole,
 )
-from posttrain.training.step import Records, Stopwatch, Sums, accumulate_gradients, add_metrics, begin, means
+from posttrain.training.step import (
+    Records,
+    StepResult,
+    Stopwatch,
+    Sums,
+    accumulate_gradients,
+    add_metrics,
+    begin,
+    means,
+)
 
 Evaluate = Callable[[int], dict[str, float]]
 """Evaluation after some steps: metric name -> value. It writes its answers itself."""
@@ -166,20 +176,10 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
         check_finite(loop.faults, settings.stage, progress.step + 1, result, norm, sequences, loop.ranks)
         rate = _update(loop, progress.step, parameters, norm)
     loop.policy.model.eval()
-    progress.step += 1
-    progress.tokens += result.tokens
-    progress.input_tokens += result.input_tokens
-    imitated = result.metrics.pop("imitated", 0.0)
-    progress.imitated += imitated
-    for name, values in result.records.items():
-        progress.memory.setdefault(name, {}).update(values)
+    measured = _counted(progress, result, norm)
     spent = watch.seconds()
-    elapsed = time.perf_counter() - start
-    progress.measured.update({"loss": result.loss, **result.metrics, "grad_norm": norm})
     return {
-        "loss": result.loss,
-        **result.metrics,
-        **({"imitated": imitated} if 0 < progress.imitated < progress.step else {}),
+        **measured,
         **means(progress.unwritten),
         "lr": rate,
         "grad_norm": norm,
@@ -187,9 +187,24 @@ def _one_step(loop: Loop, progress: Progress) -> dict[str, float]:
         "input_tokens": result.input_tokens,
         "sequences": result.sequences,
         "micro_batches": result.micro_batches,
-        "tokens_per_second": result.tokens / elapsed,
+        "tokens_per_second": result.tokens / (time.perf_counter() - start),
         **spent,
     }
+
+
+def _counted(progress: Progress, result: StepResult, norm: float) -> dict[str, float]:
+    """Add a step that was taken to the run's progress. Returns its loss and the objective's metrics."""
+    progress.step += 1
+    progress.tokens += result.tokens
+    progress.input_tokens += result.input_tokens
+    metrics = {name: value for name, value in result.metrics.items() if name != "imitated"}
+    imitated = result.metrics.get("imitated", 0.0)
+    progress.imitated += imitated
+    for name, values in result.records.items():
+        progress.memory.setdefault(name, {}).update(values)
+    progress.measured.update({"loss": result.loss, **metrics, "grad_norm": norm})
+    mixed = 0 < progress.imitated < progress.step
+    return {"loss": result.loss, **metrics, **({"imitated": imitated} if mixed else {})}
 
 
 def _reported(report: Sums, ranks: Ranks) -> Sums:
@@ -252,7 +267,7 @@ def _evaluate_if_due(loop: Loop, progress: Progress) -> bool:
         )
     value = metrics[rule.metric] * (1 if rule.larger_is_better else -1)
     progress.since_best += 1
-    if progress.best is not None and value <= progress.best:
+    if math.isnan(value) or (progress.best is not None and value <= progress.best):
         return False
     progress.best, progress.best_step, progress.since_best = value, progress.step, 0
     return True
