@@ -19,6 +19,7 @@ from posttrain.data import Origin, Sequence
 from posttrain.data.batch import Batch, collate
 from posttrain.data.scores import Chunk, Need, TokenScores
 from posttrain.objectives import Objective, build_objective
+from posttrain.policy.head import chunk_scores
 
 
 def step_of(
@@ -60,12 +61,8 @@ class LogitsPolicy:
 
     def scores(self, batch: Batch, needs: tuple[Need, ...] = ()) -> TokenScores:
         chunk = Chunk(self.logits, batch.tokens, batch.key, self.reference, batch.step.seed)
-        logprobs = chunk.log_softmax.gather(-1, batch.tokens[:, None]).squeeze(-1)
-        extra = {}
-        for need in needs:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and need.differentiable):
-                extra[need.name] = need.function(chunk)
-        return TokenScores(logprobs, extra)
+        found = chunk_scores(chunk, needs)
+        return TokenScores(found.pop("logprobs"), found)
 
 
 def results(spec: Any, batch: Batch, logits: Tensor, reference: Tensor | None = None) -> tuple[Tensor, dict[str, Any]]:
