@@ -143,6 +143,19 @@ def test_the_samples_of_a_task_are_part_of_the_fingerprint(tmp_path: Path, monke
     assert again.data_fingerprint(again.data("train")) != before
 
 
+def test_random_weights_are_other_weights_with_another_seed_and_pretrained_ones_are_not(
+    model: Path, tmp_path: Path
+) -> None:
+    """What runs keep for each other, such as a reference's log-probs, is named by the fingerprint."""
+
+    def fingerprint_of(seed: int, weights: str) -> str:
+        models = {"other": {"path": str(model), "weights": weights}}
+        return context_of(tmp_path, model, models=models, seed=seed).model_fingerprint("other")
+
+    assert fingerprint_of(1, "random") == fingerprint_of(1, "random") != fingerprint_of(2, "random")
+    assert fingerprint_of(1, "pretrained") == fingerprint_of(2, "pretrained")
+
+
 def test_an_imported_module_is_part_of_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "own_pieces_of_a_test.py"
     module.write_text("ONE = 1\n")

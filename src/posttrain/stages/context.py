@@ -190,7 +190,10 @@ class Context:
     # Fingerprints: what an output depends on
 
     def model_fingerprint(self, name: str) -> str:
-        """Hash of the weights and options of a model; of everything that leads to it, for a stage's model."""
+        """Hash of the weights and options of a model; of everything that leads to it, for a stage's model.
+
+        Random weights are those of the recipe's seed.
+        """
         if name in self.recipe.stages:
             return self.stage_fingerprint(name)
         model = self.model(name)
@@ -198,7 +201,8 @@ class Context:
         content = model.path
         if folder.is_dir():
             content = self._once((folder, _stamp(folder)), lambda: _folder_fingerprint(folder))
-        return digest([model.model_dump(exclude={"path"}), content])
+        drawn = [self.recipe.seed] if model.weights == "random" else []
+        return digest([model.model_dump(exclude={"path"}), content, *drawn])
 
     def data_fingerprint(self, data: Data, *, written: bool = False) -> str:
         """Hash of a data set's content: the bytes of files, the ids of a task's samples.
