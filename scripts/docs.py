@@ -21,7 +21,7 @@ from posttrain.advantages import advantages
 from posttrain.catalogue import FAMILIES, papers, status
 from posttrain.curation import curations
 from posttrain.objectives import objectives
-from posttrain.recipe import Plans, Thinking, fields, inputs, rollouts, shipped_recipes, training
+from posttrain.recipe import Plans, Revise, Thinking, fields, inputs, rollouts, shipped_recipes, training
 from posttrain.registry import Registry
 from posttrain.rewards import rewards
 from posttrain.schedules import schedules
@@ -95,7 +95,7 @@ def recipes_page() -> str:
     for name, model in fields.STAGE_KINDS.items():
         parts.append(f"## Stage `{name}`\n\n{described(model)}")
     sections: dict[str, type[BaseModel]] = {"watch": training.Watch, "early_stopping": training.EarlyStop}
-    sections |= {"thinking": Thinking, "plans": Plans, "rollouts": rollouts.RolloutSource}
+    sections |= {"thinking": Thinking, "plans": Plans, "plans.revise": Revise, "rollouts": rollouts.RolloutSource}
     sections |= {"rollouts.server": rollouts.RolloutServer, "demonstrations": rollouts.DemonstrationsBeside}
     for name, model in sections.items():
         parts.append(f"### `{name}`\n\n{described(model)}")
@@ -112,12 +112,19 @@ def recipes_page() -> str:
 def methods_page() -> str:
     """docs/methods.md."""
     shipped = shipped_recipes()
-    lines = [HEAD + "# The 53 papers\n", "| | paper | arXiv | family | recipe | claim |", "|---|---|---|---|---|---|"]
+    lines = [
+        HEAD + "# The 53 papers\n",
+        "Made of: the parts of the library that a method uses, `room.piece`. What stands in *italics* is planned and "
+        "not there yet; so is a method without a recipe.\n",
+        "| | paper | arXiv | family | made of | recipe | claim |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for paper in papers():
         found = status(paper, shipped, ROOT / "claims")
         link = f"[{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
-        family = FAMILIES[paper.family]
-        lines.append(f"| {paper.number} | {cell(paper.title)} | {link} | {family} | {found.recipe} | {found.claim} |")
+        made_of = ", ".join([*(f"`{piece}`" for piece in paper.built), *(f"*{piece}*" for piece in paper.planned)])
+        row = (paper.number, cell(paper.title), link, FAMILIES[paper.family], made_of, found.recipe, found.claim)
+        lines.append(f"| {' | '.join(str(value) for value in row)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,13 +10,13 @@ SOURCE = Path(posttrain.__file__).parent
 # From the bottom to the top. A room imports from rooms of earlier lines, and from itself.
 LEVELS = [
     {"errors", "terminal"},
-    {"registry", "catalogue"},
+    {"registry"},
     {"data"},
     {"schedules", "attention"},
     {"rewards", "generation", "policy", "objectives", "advantages", "recipe"},
     {"tasks", "adaptation", "curation"},
     {"sources", "evaluation"},
-    {"training", "reporting"},
+    {"training", "reporting", "catalogue"},
     {"stages"},
     {"manifest"},
     {"run"},

@@ -1,12 +1,14 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from posttrain.catalogue import FAMILIES, Paper, Status, paper, papers, status
+from posttrain.catalogue import FAMILIES, Paper, Status, exists, paper, papers, status
 from posttrain.errors import UserError
+from posttrain.recipe import shipped_recipes
 
 SHEETS = Path(__file__).parents[2] / "shared" / "methods"
 
@@ -71,6 +73,33 @@ def test_pieces_are_named_by_room_and_piece() -> None:
     for known in papers():
         assert known.pieces, known
         assert all(re.fullmatch(rf"({rooms})\.[a-z0-9_]+", piece) for piece in known.pieces), known
+
+
+def test_what_a_paper_with_a_recipe_is_made_of_is_there() -> None:
+    shipped = shipped_recipes()
+    assert {known.key: known.planned for known in papers() if known.recipe in shipped and known.planned} == {}
+
+
+@pytest.mark.parametrize(
+    ("piece", "there"),
+    [
+        ("objectives.dft", True),  # registered
+        ("sources.key_tokens", True),
+        ("advantages.gae", True),
+        ("generation.dialogue", True),  # a module
+        ("evaluation.reranked", True),  # exported
+        ("objectives.alignment", False),
+        ("generation.transfer_q", False),
+        ("advantages.batch", False),
+    ],
+)
+def test_a_piece_is_there_or_planned(piece: str, there: bool) -> None:
+    assert exists(piece) == there
+
+
+def test_planned_pieces_are_told_from_those_that_are_there() -> None:
+    symbolic = replace(paper(4), pieces=("tasks.logic", "rewards.telepathy"))
+    assert (symbolic.built, symbolic.planned) == (("tasks.logic",), ("rewards.telepathy",))
 
 
 @pytest.mark.parametrize("name", [36, "36", "asft", "36-asft"])

@@ -4,13 +4,16 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import yaml
 
 from posttrain.errors import UserError, nearest
+from posttrain.registry import Registry
 
 Verdict = Literal["supported", "not supported", "inconclusive"]
 """What a small run said of one claim."""
@@ -33,8 +36,9 @@ class Paper:
     """One paper.
 
     `arxiv` is its arXiv id (`2509.23753`), None where it has none. `family` is a key of `FAMILIES`; a paper with two
-    halves (TL-Training) is in the family of its first. `pieces` are the parts of the house that it uses, `room.piece`.
-    `recipe` is the name of its shipped recipe, once there is one.
+    halves (TL-Training) is in the family of its first. `pieces` are the parts of the house that it uses, `room.piece`;
+    those that are not there yet (see `exists`) are planned. `recipe` is the name of its shipped recipe, once there is
+    one.
     """
 
     number: int
@@ -44,6 +48,16 @@ class Paper:
     family: str
     pieces: tuple[str, ...]
     recipe: str
+
+    @property
+    def built(self) -> tuple[str, ...]:
+        """The pieces that are there."""
+        return tuple(piece for piece in self.pieces if exists(piece))
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """The pieces that are not there yet."""
+        return tuple(piece for piece in self.pieces if not exists(piece))
 
     @property
     def key(self) -> str:
@@ -80,6 +94,17 @@ def paper(number_or_slug: int | str) -> Paper:
     if wanted.lstrip("-").isdecimal():
         raise UserError(f"there is no paper {wanted}: papers are numbered 1 to {papers()[-1].number}")
     raise UserError(f"unknown paper '{wanted}': {nearest(wanted, [known.slug for known in papers()])}")
+
+
+@cache
+def exists(piece: str) -> bool:
+    """Is `room.piece` there: registered in its room, a module of it, or something that it exports?"""
+    room, _, name = piece.partition(".")
+    module = import_module(f"posttrain.{room}")
+    registries = [found for found in vars(module).values() if isinstance(found, Registry)]
+    if any(name in registry for registry in registries) or hasattr(module, name):
+        return True
+    return hasattr(module, "__path__") and find_spec(f"{module.__name__}.{name}") is not None
 
 
 def status(paper: Paper, recipes: Collection[str], claims_dir: Path | None) -> Status:

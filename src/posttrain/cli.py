@@ -215,10 +215,11 @@ def methods(
     for paper in catalogue.papers():
         status = catalogue.status(paper, shipped, claims_folder)
         row = {"number": paper.number, "title": paper.title, "arxiv": paper.arxiv, "family": paper.family}
-        rows.append(row | {"pieces": list(paper.pieces), "recipe": status.recipe, "claim": status.claim})
-    columns = ["number", "title", "arxiv", "family", "pieces", "recipe", "claim"]
+        row |= {"pieces": list(paper.built), "planned": list(paper.planned)}
+        rows.append(row | {"recipe": status.recipe, "claim": status.claim})
+    columns = ["number", "title", "arxiv", "family", "pieces", "planned", "recipe", "claim"]
     if terminal.console.width < 140:
-        columns.remove("pieces")
+        columns = [column for column in columns if column not in ("pieces", "planned")]
     terminal.table("", columns, rows, right=["number"])
 
 
