@@ -107,7 +107,12 @@ def test_a_comparison_without_claims_is_no_claim(tmp_path: Path) -> None:
 
 def test_the_examples_of_the_page_are_valid() -> None:
     first, *claims = (yaml.safe_load(block.partition("```")[0]) for block in DOCS.read_text().split("```yaml\n")[1:])
-    arms = first["arms"] | {name: {"recipe": "sft"} for name in ("w2sr", "teacher", "grpo")}
-    assert len(claims) == 2
+    assert len(claims) == 3
     for more in claims:
+        named = {
+            arm
+            for rule in more["claims"]
+            for arm in (rule["of"], rule["minus"], rule.get("over"), *rule.get("than", []))
+        }
+        arms = first["arms"] | {name: {"recipe": "sft"} for name in named - {None}}
         assert check_comparison({"name": "page", **first, "arms": arms, **more}).claims
