@@ -50,6 +50,27 @@ def test_every_demonstration_is_right() -> None:
         assert all(PLANS.verify(sample, sample.response_text).value == 1 for sample in samples), style
 
 
+def test_plans_may_miss_and_their_executions_then_say_no() -> None:
+    samples = CountdownPlans(missing=0.5).samples(200, 0)
+    said = [sample.response_text.endswith("\nno</execute>") for sample in samples]
+    assert 70 < sum(said) < 130
+    for sample, no in zip(samples, said, strict=True):
+        score = PLANS.verify(sample, sample.response_text)
+        assert (score.value, score.parts["followed"], score.info["extracted"] is None) == (not no, 1, no)
+        ((reached, wanted),) = re.findall(r"=(\d+), left \1 wanted (\d+)$", sample.response_text, re.MULTILINE)
+        assert int(wanted) == evaluate(sample.answer or "")[0]  # type: ignore[index]
+        assert (reached == wanted) != no
+
+
+def test_where_none_may_miss_nothing_is_said_of_what_is_wanted() -> None:
+    plain, missing = (CountdownPlans(missing=share).samples(50, 0) for share in (0.0, 0.5))
+    assert [sample.prompt for sample in plain] == [sample.prompt for sample in missing]
+    assert not any("wanted" in sample.response_text for sample in plain)
+    for one, other in zip(plain, missing, strict=True):
+        same = re.sub(r" wanted \d+", "", other.response_text) == one.response_text
+        assert same != other.response_text.endswith("no</execute>")
+
+
 def test_causal_executions_carry_out_their_plans_and_two_in_five_naive_ones_do_not() -> None:
     for style in ("causal", "other"):
         assert parts(style, "followed") == parts(style, "adherence") == 1

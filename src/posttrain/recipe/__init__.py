@@ -13,7 +13,7 @@ from posttrain.recipe.fields import (
     Stage,
 )
 from posttrain.recipe.inputs import Data, Model
-from posttrain.recipe.plans import Plans
+from posttrain.recipe.plans import Plans, Revise
 from posttrain.recipe.reading import changed_fields, check_recipe, read_recipe, shipped_recipes, to_yaml
 from posttrain.recipe.rollouts import RolloutServer, RolloutSource, Server
 from posttrain.recipe.training import Train, Watch
@@ -30,6 +30,7 @@ __all__ = [
     "Model",
     "Plans",
     "Recipe",
+    "Revise",
     "RolloutServer",
     "RolloutSource",
     "Server",

@@ -78,7 +78,7 @@ class CountdownTask(GeneratedTask[Countdown]):
         if style == "direct":
             return answered(expression)
         if style == "search":
-            attempts = [f"{','.join(way.steps)} no" for way in _misses(problem)]
+            attempts = [f"{','.join(way.steps)} no" for way in misses(problem)]
             return worked("\n".join([*attempts, f"{','.join(problem.solution.steps)} yes"]), expression)
         return worked("\n".join(problem.solution.steps), expression)
 
@@ -223,7 +223,7 @@ def _combine(left: Term, operator: str, right: Term) -> Term:
     return Term(value, f"{before}{operator}{after}", operator)
 
 
-def _misses(problem: Countdown) -> list[Way]:
+def misses(problem: Countdown) -> list[Way]:
     """One to three ways that end elsewhere, each at least as near to the target as the one before.
 
     They are drawn from the problem alone, so that it is always demonstrated in the same words.

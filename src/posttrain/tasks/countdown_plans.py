@@ -6,13 +6,15 @@ from collections.abc import Sequence as List
 from dataclasses import replace
 from random import Random
 from string import ascii_lowercase
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from posttrain.data import Sample
 from posttrain.rewards import Score
 from posttrain.rewards.plan_adherence import adherence, plan_and_execution, read_titles
 from posttrain.tasks.answers import answered
-from posttrain.tasks.countdown import Countdown, CountdownTask, Way, ways
+from posttrain.tasks.countdown import Countdown, CountdownTask, Way, misses, ways
 from posttrain.tasks.generated import Part
 from posttrain.tasks.task import Difficulty, tasks
 
@@ -23,6 +25,7 @@ ANOTHER_WAY = 0.4
 """How often a plan takes another way than the original solution, where there is one (sheet 33)."""
 
 Kind = Literal["any", "sums", "products"]
+Share = Annotated[float, Field(ge=0, le=1)]
 _STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 _TITLE = re.compile(r"(\w+)([-+*/])(\w+)")
 
@@ -39,17 +42,20 @@ class CountdownPlans(CountdownTask):
     - "other": every plan takes another way, where there is one, and is carried out: plans to be given to a model.
     - "execution": the original solution without a plan.
 
-    `kind`: "sums" has solutions with + and - alone, "products" those with * or /. Verifiers add the parts `adherence`
-    (of titles, as the reward `plan_adherence`) and `followed`: 1 where the steps of the execution join what the plan
-    joins, in its order; how well they are calculated does not matter.
+    `kind`: "sums" has solutions with + and - alone, "products" those with * or /. `missing`: so large a share of the
+    plans ends elsewhere than at the target. Executions then end with `wanted` and the target, and where they came to
+    another number with `no` in the place of an answer.
+
+    Verifiers add the parts `adherence` (of titles, as the reward `plan_adherence`) and `followed`: 1 where the steps of
+    the execution join what the plan joins, in its order; how well they are calculated does not matter.
     """
 
     name = "countdown_plans"
     styles = ("causal", "naive", "other", "execution")
 
-    def __init__(self, *, kind: Kind = "any", part: Part = "any") -> None:
+    def __init__(self, *, kind: Kind = "any", missing: Share = 0.0, part: Part = "any") -> None:
         super().__init__(part=part)
-        self.kind = kind
+        self.kind, self.missing = kind, missing
 
     def problem(self, rng: Random, difficulty: Difficulty) -> Countdown:
         """Draw a problem of the kind, with its original solution."""
@@ -63,12 +69,16 @@ class CountdownPlans(CountdownTask):
     def demonstration(self, problem: Countdown, style: str) -> str:
         """A plan and an execution in `style`."""
         solution, others = problem.solution, ways(problem.numbers, problem.solution.end.value)[1:]
+        wanted = solution.end.value if self.missing else None
         if style == "execution":
-            return _execution(problem.numbers, solution)
+            return _execution(problem.numbers, solution, wanted)
         rng = Random(f"plan of {self.prompt(problem)}")
         another = rng.random() < ANOTHER_WAY or style == "other"
         planned = rng.choice(others) if others and another else solution
-        return _plan(problem.numbers, planned) + _execution(problem.numbers, solution if style == "naive" else planned)
+        if self.missing and rng.random() < self.missing:
+            planned = rng.choice(misses(problem))
+        executed = solution if style == "naive" else planned
+        return _plan(problem.numbers, planned) + _execution(problem.numbers, executed, wanted)
 
     def verify(self, sample: Sample, answer: str) -> Score:
         """As countdown does, and how far the execution is that of the plan."""
@@ -104,15 +114,18 @@ def _plan(numbers: List[int], way: Way) -> str:
     return PLAN + "\n".join(f"{place}. {title}" for place, title in enumerate(titles(numbers, way), 1)) + CLOSED_PLAN
 
 
-def _execution(numbers: List[int], way: Way) -> str:
-    """Each step under its title, with the numbers that are left behind it."""
+def _execution(numbers: List[int], way: Way, wanted: int | None = None) -> str:
+    """Each step under its title, with the numbers that are left behind it; what is `wanted`; the answer, or no."""
     left, lines = Counter(numbers), []
     for place, (title, step) in enumerate(zip(titles(numbers, way), way.steps, strict=True), 1):
         one, _, other, result = _parts(step)
         left.subtract([one, other])
         left[result] += 1
         lines += [f"{place}. {title}", f"{step}, left {' '.join(map(str, sorted(left.elements())))}"]
-    return EXECUTE + "\n".join([*lines, answered(way.end.text)]) + CLOSED_EXECUTE
+    if wanted is not None:
+        lines[-1] += f" wanted {wanted}"
+    reached = wanted is None or way.end.value == wanted
+    return EXECUTE + "\n".join([*lines, answered(way.end.text) if reached else "no"]) + CLOSED_EXECUTE
 
 
 def _parts(step: str) -> tuple[int, str, int, int]:
