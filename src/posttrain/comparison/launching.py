@@ -116,6 +116,8 @@ class RayTasks:
 
 
 class _RayTask:
+    """A task that Ray was given. Cancelling one has not been tried on a cluster: what it does there is Ray's to say."""
+
     def __init__(self, ray: Any, reference: Any) -> None:
         self._ray, self._reference = ray, reference
 
