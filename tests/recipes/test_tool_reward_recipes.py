@@ -33,7 +33,7 @@ def test_toolrl_runs_with_its_rewards(reward: str, tmp_path: Path) -> None:
     assert row["errors"] == 0
     assert {"reward/toolrl/format", "reward/toolrl/correctness", "dead_groups"} < row.keys()
     drawn = [json.loads(line) for line in (out / "samples" / "train.jsonl").read_text().splitlines()]
-    assert len(drawn) == 8
+    assert len(drawn) == 2 * 8
     # what an untrained model writes cannot be read
     assert all(answer["parts"]["toolrl/correctness"] < 0 for answer in drawn)
 
