@@ -13,8 +13,8 @@ from posttrain.reporting.plots import Scale, tick
 
 WIDTH, HEIGHT = 380.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 12.0, 24.0
-CHARACTER = 6.2
-"""Width of a character of a label, in pixels, at 11 pixels: a little more than most fonts have."""
+CHARACTER = 7.2
+"""Width of a character of a label, in pixels, bold, at 11 pixels: a little more than most fonts have."""
 LONGEST = 24
 """Longer labels are cut; the page has them in full beside the plots."""
 
