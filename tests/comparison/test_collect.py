@@ -51,6 +51,16 @@ def test_steps_that_were_not_logged_count_too(tmp_path: Path) -> None:
     assert run.values["train.input_tokens"] == 1000
 
 
+def test_steps_behind_the_last_row_count_too(tmp_path: Path) -> None:
+    rows = train_rows("train", 100, every=10)
+    folder = write_run(tmp_path / "r", rows, {}, {"train": stage(9.0, steps=104)})  # stopped early
+    (run,) = collect({"a": {0: folder}})[0]["a"]
+    assert run.values["train.input_tokens"] == 1040
+    counted = write_run(tmp_path / "s", rows, {}, {"train": stage(9.0, steps=104, input_tokens=1037)})
+    (run,) = collect({"a": {0: counted}})[0]["a"]
+    assert run.values["train.input_tokens"] == 1037
+
+
 def test_what_a_stage_counts_of_its_data_is_a_measure_too(tmp_path: Path) -> None:
     made = {"kind": "curate", "summary": {"samples": 3, "pair_precision": 0.5, "after_1_top": 3}}
     folder = write_run(tmp_path / "r", train_rows("train", 10), {}, {"pairs": made, "train": stage(9.0)})

@@ -56,3 +56,9 @@ def test_the_mean_over_problems_is_the_forgetting_whatever_the_sizes_of_tasks(
 def test_a_problem_that_only_one_evaluation_has_scored_is_left_out() -> None:
     found = forgetting_by_problem({"sort": {"a": 1.0, "b": 1.0}}, {"sort": {"a": 0.0, "c": 1.0}})
     assert found == {"sort/a": -1.0}
+
+
+def test_a_task_without_a_problem_in_common_does_not_dilute_the_others() -> None:
+    own = {"sort": {"a": 1.0}, "count": {"b": 1.0}}
+    assert forgetting_by_problem(own, {"sort": {"a": 0.5}, "count": {"z": 1.0}}) == {"sort/a": -0.5}
+    assert forgetting_by_problem(own, {"sort": {}, "count": {}}) == {}

@@ -63,6 +63,11 @@ def short_list(attempts, progress):
     return [1.0]
 
 
+@reward("test_broken")
+def broken(attempt):
+    raise RuntimeError("broken")
+
+
 def test_the_task_says_what_is_right():
     assert values("task", attempt("= 42"), attempt("= 41")) == [1, 0]
 
@@ -80,6 +85,13 @@ def test_a_gate_shuts_a_part_where_it_is_0():
     assert values(spec, attempt("= 42"), attempt("= 1")) == [5, 0]
     (broken,) = scores({"name": "test_tokens", "gate": "task"}, attempt("= crash"))
     assert broken.error == "RuntimeError: no such number"
+
+
+def test_behind_a_shut_gate_a_part_is_0_whatever_goes_wrong_in_it():
+    spec = ["task", {"name": "test_broken", "gate": "task"}]
+    right, wrong = scores(spec, attempt("= 42"), attempt("= 1"))
+    assert right.error == "RuntimeError: broken"
+    assert (wrong.error, wrong.value) == (None, 0)
 
 
 def test_a_part_may_count_for_a_while_only():

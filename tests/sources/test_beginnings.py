@@ -5,13 +5,14 @@ import pytest
 
 from posttrain.data.step import Step
 from posttrain.errors import UserError
-from posttrain.sources.beginnings import Begun, build_beginning, check_rounds, step_ends, tokens_of
+from posttrain.sources.beginnings import Begun, Visit, build_beginning, check_rounds, step_ends, tokens_of
 from posttrain.sources.hints import with_anchors
 from posttrain.sources.item_response import Curve, fit
 
 
-def lengths(beginning, size, draws, index=0, total=500, question="q", seed=0):
-    return beginning.lengths(question, size, draws, Step(index=index, total=total), np.random.default_rng(seed))
+def lengths(beginning, size, draws, index=0, total=500, question="q", place=0, seed=0):
+    step, rng = Step(index=index, total=total), np.random.default_rng(seed)
+    return beginning.lengths(Visit(question, place), size, draws, step, rng)
 
 
 def test_golden_lengths_of_prefixes():
@@ -99,7 +100,8 @@ def searched(beginning, size, needed):
         count, other = lengths(beginning, size, 2)
         assert count == other
         given.append(count)
-        beginning.hear([Begun("q", count, size, float(count >= needed))] * 2, last=part == beginning.rounds - 1)
+        found = [Begun(Visit("q", 0), count, size, float(count >= needed))] * 2
+        beginning.hear(found, last=part == beginning.rounds - 1)
     return given
 
 
@@ -117,9 +119,28 @@ def test_prefixes_are_searched_for_by_halves_where_nothing_is_right():
 
 def test_a_part_with_some_success_is_a_success():
     beginning = build_beginning({"name": "branch", "rounds": 2})
-    beginning.hear([Begun("q", 0, 32, 0.0), Begun("q", 0, 32, 0.5)], last=False)
+    beginning.hear([Begun(Visit("q", 0), 0, 32, 0.0), Begun(Visit("q", 0), 0, 32, 0.5)], last=False)
     assert lengths(beginning, 32, 2) == [0, 0]
     assert lengths(beginning, 32, 2, question="another") == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["branch", "hint"])
+def test_a_question_that_is_asked_twice_in_a_round_is_tried_twice(name):
+    beginning = build_beginning({"name": name, "rounds": 3})
+    alone = build_beginning({"name": name, "rounds": 3})
+    for one in (beginning, alone):
+        one.hear([Begun(Visit("q", 3), 8, 32, 0.0)], last=False)
+    beginning.hear([Begun(Visit("q", 7), 0, 32, 1.0)], last=False)
+    assert lengths(beginning, 32, 2, place=3) == lengths(alone, 32, 2, place=3)
+    assert lengths(beginning, 32, 2, place=7) != lengths(alone, 32, 2, place=3)
+
+
+def test_the_last_rate_is_that_of_the_later_visit_in_whatever_order_ranks_tell():
+    found = [Begun(Visit("q", 3), 5, 10, 0.5), Begun(Visit("q", 7), 8, 10, 0.5)]
+    for told in (found, found[::-1]):
+        beginning = build_beginning("hint")
+        beginning.hear(told, last=True)
+        assert lengths(beginning, 10, 1) == [8]
 
 
 def test_golden_curve_and_its_inverse():
@@ -164,7 +185,7 @@ def test_hints_find_the_length_at_which_half_of_the_answers_are_right():
             (given, *others) = lengths(beginning, 50, 4)
             assert others == [given] * 3
             rates.append(given / 50)
-            beginning.hear([Begun("q", given, 50, truth.accuracy(given / 50))], last=part == 3)
+            beginning.hear([Begun(Visit("q", 0), given, 50, truth.accuracy(given / 50))], last=part == 3)
         if visit == 0:
             assert rates[0] == 0.98  # nearly the whole solution
     assert rates[-1] == pytest.approx(0.4, abs=0.04)
@@ -173,7 +194,7 @@ def test_hints_find_the_length_at_which_half_of_the_answers_are_right():
 
 def test_the_last_rate_of_a_question_survives():
     beginning = build_beginning("hint")
-    beginning.hear([Begun("q", 5, 10, 0.5), Begun("p", 0, 0, 1.0)], last=True)
+    beginning.hear([Begun(Visit("q", 0), 5, 10, 0.5), Begun(Visit("p", 0), 0, 0, 1.0)], last=True)
     other = build_beginning("hint")
     other.restore(beginning.state())
     assert lengths(other, 10, 2) == [5, 5]

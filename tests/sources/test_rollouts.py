@@ -4,11 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from steps import on_ranks
 
 from posttrain.advantages import build_advantage
 from posttrain.data import Origin, Sample, user
 from posttrain.data.scores import TokenScores
-from posttrain.data.step import Step
+from posttrain.data.step import Step, alone
 from posttrain.errors import UserError
 from posttrain.generation import Completion, Sampling
 from posttrain.rewards import Score, build_reward
@@ -340,6 +341,31 @@ def test_earlier_groups_take_the_place_of_those_worth_the_same() -> None:
     assert len(groups[0] & groups[1]) == 3
     rolls = source(replace(SETTINGS, replay=3), mouth)
     rolls.restore([rolls.state()])
+
+
+def test_the_groups_that_are_learned_from_again_do_not_depend_on_the_ranks() -> None:
+    settings = replace(SETTINGS, replay=3)
+    mouth = Mouth(lambda key, draw: str(draw) if key % 3 == 0 else "9")
+
+    def groups(rolls: Rollouts, indices: range, gather: Any = alone) -> list[set[str]]:
+        return [{s.group for s in rolls.next(step(index, score=scored, gather=gather))} for index in indices]
+
+    def of_rank(rank: int, gather: Any, begin: int = 0, states: Any = None) -> list[set[str]]:
+        rolls = source(settings, mouth, rank=rank, ranks=2)
+        if states is not None:
+            rolls.restore(states)
+        return groups(rolls, range(begin, 6), gather)
+
+    one = source(settings, mouth)
+    before = groups(one, range(3))
+    state = one.state()
+    wanted = before + groups(one, range(3, 6))
+    assert len(wanted[0] & wanted[1]) > 0, "nothing was learned from again"
+    first, second = on_ranks([[0], [1]], lambda share, gather: of_rank(share[0], gather))
+    assert [a | b for a, b in zip(first, second, strict=True)] == wanted
+    assert not any(a & b for a, b in zip(first, second, strict=True))
+    first, second = on_ranks([[0], [1]], lambda share, gather: of_rank(share[0], gather, 3, [state]))
+    assert [a | b for a, b in zip(first, second, strict=True)] == wanted[3:]
 
 
 def test_the_weight_of_the_kl_follows_its_target() -> None:

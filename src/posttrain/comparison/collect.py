@@ -86,7 +86,8 @@ def _spent(run: Run, stage: str) -> dict[str, float]:
         name: float(number) for name, number in run.stages[stage].get("summary", {}).items() if is_number(number)
     }
     if rows:
-        numbers["input_tokens"] = _cumulated(rows, "input_tokens")[-1]
+        steps = max(rows[-1]["step"], int(numbers.get("steps", 0)))  # the last ones may not have been logged
+        numbers.setdefault("input_tokens", _cumulated([*rows, {**rows[-1], "step": steps}], "input_tokens")[-1])
         last = [row for row in rows if row["step"] > 0.9 * rows[-1]["step"]]
         for name in dict.fromkeys(name for row in last for name in row):  # a round's stand in the row of its first step
             found = [row[name] for row in last if is_number(row.get(name))]

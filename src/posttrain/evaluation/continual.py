@@ -44,12 +44,14 @@ def forgetting_by_problem(
     """Each problem's part in `forgetting`, which is their mean: for intervals, and for comparisons paired by problem.
 
     `own` and `last`: earlier task -> problem -> share of right answers after the task's own stage, and at the end.
-    Every task weighs the same, however many problems it has. Problems that only one of both has scored are left out.
+    Every task weighs the same, however many problems it has. Problems that only one of both has scored are left out,
+    and tasks without any other.
     """
-    changes = {
+    common = {
         task: {name: last[task][name] - share for name, share in shares.items() if name in last[task]}
         for task, shares in own.items()
     }
+    changes = {task: each for task, each in common.items() if each}
     total = sum(len(each) for each in changes.values())
     return {
         f"{task}/{name}": change * total / (len(changes) * len(each))

@@ -75,8 +75,9 @@ def model_reward(
 def build_reward(spec: Spec) -> Reward:
     """What a recipe says of its reward: a name, `{name: ..., option: value}`, or a list of them to add up.
 
-    Every part also takes `weight` (a factor; 1), `gate` (another reward: where that is 0, this part is), and `since`
-    and `until` (shares of the run in which it counts). The value is the weighted sum, each part is kept by its name.
+    Every part also takes `weight` (a factor; 1), `gate` (another reward: where that is 0, this part is, an error of its
+    own or not), and `since` and `until` (shares of the run in which it counts). The value is the weighted sum, each
+    part is kept by its name.
     """
     if not isinstance(spec, (str, Mapping)) and not spec:
         raise UserError("the reward is an empty list; give at least one part, for example 'task'")
@@ -218,7 +219,7 @@ def _plain(score: Score) -> Score:
 def _gated(score: Score, gate: Score) -> Score:
     if gate.error is not None:
         return replace(score, error=gate.error)
-    return score if gate.value > 0 else replace(score, value=0.0, tokens=())
+    return score if gate.value > 0 else replace(score, value=0.0, tokens=(), error=None)
 
 
 def _added(parts: List[tuple[str, Score]]) -> Score:

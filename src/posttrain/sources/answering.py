@@ -13,7 +13,7 @@ from posttrain.data.step import Step
 from posttrain.generation import Completion, Prompt, Sampling
 from posttrain.rewards import Attempt, Moment, Reward, Score, Verify
 from posttrain.rewards.attempt import Ask
-from posttrain.sources.beginnings import Beginning, Begun
+from posttrain.sources.beginnings import Beginning, Begun, Visit
 from posttrain.sources.rollout import Group, Question, Rollout, RolloutSettings
 from posttrain.sources.weighing import add
 
@@ -52,7 +52,7 @@ class Answering:
         for part in range(rounds):
             given = self._given(asked, places, part, self.settings.n // rounds, step)
             drawn = self._scored(asked, places, given, sampling, step, part)
-            self._tell(drawn, part, step)
+            self._tell(drawn, places, part, step)
             for group, more in zip(groups, drawn, strict=True):
                 group += more
         apart = self.beginning is not None and self.beginning.apart
@@ -71,17 +71,17 @@ class Answering:
             tokens = range(len(question.demonstration) + 1)
             cuts = tokens if beginning.unit == "token" else (0, *question.steps)
             rng = np.random.default_rng([step.seed, stream_key(question.sample, place), part])
-            counts = beginning.lengths(question.sample.id, len(cuts) - 1, draws, step, rng)
+            counts = beginning.lengths(Visit(question.sample.id, place), len(cuts) - 1, draws, step, rng)
             given.append([cuts[count] for count in counts])
         return given
 
-    def _tell(self, groups: List[Group], part: int, step: Step) -> None:
+    def _tell(self, groups: List[Group], places: List[int], part: int, step: Step) -> None:
         """Let the beginning hear, on every rank, what came of all ranks' answers; logged as `reward/round1` ..."""
         if self.beginning is None:
             return
         own = [
-            Begun(r.attempt.sample.id, r.attempt.begun, r.size, r.score.value)
-            for group in groups
+            Begun(Visit(r.attempt.sample.id, place), r.attempt.begun, r.size, r.score.value)
+            for group, place in zip(groups, places, strict=True)
             for r in group
             if r.score.error is None
         ]

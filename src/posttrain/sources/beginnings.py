@@ -5,7 +5,7 @@ A beginning is a class whose keyword-only options are what a recipe gives:
     @beginnings.register("share")
     class Share: ...
 
-Its `lengths` says for each of a question's next draws how many tokens are given; the policy writes the rest. Those here
+Its `lengths` says for each of a visit's next draws how many tokens are given; the policy writes the rest. Those here
 know beforehand how much that is; `hints` has those that find it out.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -28,11 +28,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
-class Begun:
-    """What came of the answers to a question that began with `given` of its demonstration's `size` tokens."""
+class Visit(NamedTuple):
+    """A question, by its sample's id, asked at a place of the run: once more in the same round is another visit."""
 
     question: str
+    place: int
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What came of an answer that began with `given` of its demonstration's `size` tokens."""
+
+    visit: Visit
     given: int
     size: int
     reward: float
@@ -51,7 +58,7 @@ class Beginning(Protocol):
     unit: Literal["token", "step"]
     apart: bool
 
-    def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
+    def lengths(self, visit: Visit, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
         """How many of a demonstration's `size` units each of the next `draws` begins with. After all of them nothing is
         drawn."""
         ...
@@ -120,7 +127,7 @@ class Prefix(Forgetful):
         self.low = build_schedule(usual if low is None else low, "beginning 'prefix', option 'low'")
         self.high, self.count, self.least = high, count, least
 
-    def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
+    def lengths(self, visit: Visit, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
         """See `Beginning.lengths`: the last `count` draws."""
         low = min(value_at(self.low, step), self.high)
         shares = low + (self.high - low) * rng.random(min(self.count, draws))
@@ -146,7 +153,7 @@ class SameShare(Forgetful):
         self.share = build_schedule(share, "beginning 'share', option 'share'")
         self.spread = spread
 
-    def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
+    def lengths(self, visit: Visit, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
         """See `Beginning.lengths`."""
         share = value_at(self.share, step)
         if self.spread == "binomial" and size:
@@ -168,7 +175,7 @@ class Whole(Forgetful):
     def __init__(self, *, count: Count = 1) -> None:
         self.count = count
 
-    def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
+    def lengths(self, visit: Visit, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
         """See `Beginning.lengths`: the last `count` draws."""
         whole = min(self.count, draws)
         return [0] * (draws - whole) + [size] * whole
@@ -186,7 +193,7 @@ class Steps(Forgetful):
     origin = Origin.HINT
     unit = "step"
 
-    def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
+    def lengths(self, visit: Visit, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
         """See `Beginning.lengths`."""
         return [int(rng.integers(max(1, size)))] * draws
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from posttrain.data import Origin
 from posttrain.data.step import Step
-from posttrain.sources.beginnings import Begun, Count, Forgetful, beginnings
+from posttrain.sources.beginnings import Begun, Count, Forgetful, Visit, beginnings
 from posttrain.sources.item_response import Curve, fit
 
 
@@ -34,23 +34,23 @@ class AdaptiveHint:
     def __init__(self, *, rounds: Count = 4, target: Annotated[float, Field(gt=0, lt=1)] = 0.5) -> None:
         self.rounds, self.target = rounds, target
         self._last: dict[str, float] = {}
-        self._tried: dict[str, list[tuple[float, float]]] = {}
+        self._tried: dict[Visit, list[tuple[float, float]]] = {}
 
-    def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
+    def lengths(self, visit: Visit, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
         """See `Beginning.lengths`."""
         if size < 2:
             return [0] * draws
-        tried = self._tried.get(question, [])
-        rate = self._next(tried) if tried else self._last.get(question, (size - 1) / size)
+        tried = self._tried.get(visit, [])
+        rate = self._next(tried) if tried else self._last.get(visit.question, (size - 1) / size)
         return [max(0, min(round(rate * size), size - 1))] * draws
 
     def hear(self, found: List[Begun], last: bool) -> None:
         """See `Beginning.hear`."""
         for begun in found:
             if begun.size:
-                self._tried.setdefault(begun.question, []).append((begun.given / begun.size, begun.reward))
+                self._tried.setdefault(begun.visit, []).append((begun.given / begun.size, begun.reward))
         if last:
-            self._last |= {question: tried[-1][0] for question, tried in self._tried.items()}
+            self._last |= {visit.question: self._tried[visit][-1][0] for visit in sorted(self._tried)}
             self._tried = {}
 
     def state(self) -> dict[str, Any]:
@@ -92,11 +92,11 @@ class Branch(Forgetful):
 
     def __init__(self, *, rounds: Annotated[int, Field(ge=2)] = 4) -> None:
         self.rounds = rounds
-        self._found: dict[str, list[Begun]] = {}
+        self._found: dict[Visit, list[Begun]] = {}
 
-    def lengths(self, question: str, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
+    def lengths(self, visit: Visit, size: int, draws: int, step: Step, rng: np.random.Generator) -> list[int]:
         """See `Beginning.lengths`."""
-        found = self._found.get(question, [])
+        found = self._found.get(visit, [])
         right = [begun.given for begun in found if begun.reward > 0]
         failed = [begun.given for begun in found if begun.given not in right]
         if not failed or size < 2:
@@ -107,6 +107,6 @@ class Branch(Forgetful):
     def hear(self, found: List[Begun], last: bool) -> None:
         """See `Beginning.hear`."""
         for begun in found:
-            self._found.setdefault(begun.question, []).append(begun)
+            self._found.setdefault(begun.visit, []).append(begun)
         if last:
             self._found = {}

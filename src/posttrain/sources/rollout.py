@@ -66,8 +66,8 @@ class RolloutSettings:
       policy thought of its answers at first (`old_logprobs`) is scored before the first.
     - `lag`: rounds between drawing and learning.
     - `refills`: how often questions whose answers are all worth the same are replaced by others (DAPO's dynamic
-      sampling); 0 keeps them, with advantage 0. `replay`: so many groups of earlier rounds are kept, and take the place
-      of those that are worth the same after that.
+      sampling); 0 keeps them, with advantage 0. `replay`: so many groups of earlier rounds, of all ranks, are kept,
+      and take the place of those that are worth the same after that.
     - `demonstrate`: a question with at most this share of right answers is learned from its demonstration: in the
       place of its answers, or with `collect`, beside them, once so many are collected, in a step of their own.
     - `truncated`: answers that ran out of tokens are learned from (`keep`) or not (`mask`: their rewards still count).

@@ -113,8 +113,7 @@ class Rollouts:
             [self._dealt([row for share in part for row in share], same) for part in zip(*parts, strict=True)]
             for parts in zip(*(state["rounds"] for state in shares), strict=True)
         ]
-        kept = [row for state in shares for group in state["kept"] for row in group]
-        self._kept = by_group(self._dealt(kept, same))
+        self._kept = [[unpacked(row) for row in group] for group in first["kept"]]
         self._waiting = self._dealt([row for state in shares for row in state["waiting"]], same)
 
     def _dealt(self, rows: list[dict[str, Any]], same: bool) -> list[Sequence]:
@@ -155,7 +154,7 @@ class Rollouts:
         for value in worth.values():
             add(step, "advantage_size", abs(value), 1)
         self.record([replace(r, advantage=worth.get(id(r.attempt), 0.0)) for r in found.seen], step.index)
-        return [*(self._replayed(sequences) if self.settings.replay else sequences), *found.shown]
+        return [*(self._replayed(sequences, step) if self.settings.replay else sequences), *found.shown]
 
     def _drawn(self, step: Step) -> _Round:
         """This rank's answers to the next questions, and to others in the place of those that tell nothing apart."""
@@ -228,14 +227,19 @@ class Rollouts:
             "or more max_new_tokens if answers are cut off"
         )
 
-    def _replayed(self, sequences: list[Sequence]) -> list[Sequence]:
-        """Groups without any advantage give way to the youngest kept ones; those with are kept."""
-        groups = by_group(sequences)
-        live = [group for group in groups if any(s.columns["advantage"].any() for s in group)]
-        dead = [group for group in groups if not any(group is other for other in live)]
-        again = self._kept[-len(dead) :] if dead else []
-        self._kept = [*self._kept, *live][-self.settings.replay :]
-        return [sequence for group in [*live, *again, *dead[len(again) :]] for sequence in group]
+    def _replayed(self, sequences: list[Sequence], step: Step) -> list[Sequence]:
+        """Groups without any advantage give way to the youngest kept ones; those with are kept.
+
+        Every rank keeps the same groups, and learns from those that come in the place of its own.
+        """
+        own = {group[0].group: group for group in by_group(sequences)}
+        live = {name: group for name, group in own.items() if any(s.columns["advantage"].any() for s in group)}
+        shares = step.gather((live, [name for name in own if name not in live]))
+        dead = sorted(name for _, names in shares for name in names)
+        everywhere = {name: group for groups, _ in shares for name, group in groups.items()}
+        again = dict(zip(dead, self._kept[-len(dead) :] if dead else [], strict=False))
+        self._kept = [*self._kept, *(everywhere[name] for name in sorted(everywhere))][-self.settings.replay :]
+        return [sequence for name, group in own.items() for sequence in again.get(name, group)]
 
     def _parts(self, sequences: list[Sequence], step: Step) -> list[list[Sequence]]:
         """The optimiser steps of a round: groups in a new order each epoch, dealt out to the mini-batches.
