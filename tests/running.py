@@ -18,7 +18,7 @@ from torch import Tensor
 from posttrain.generation import Completion
 from posttrain.recipe import Recipe, check_recipe
 from posttrain.run import run
-from posttrain.stages.kept_answers import KeptAnswers, kept_path
+from posttrain.stages.answers.kept_answers import KeptAnswers, kept_path
 from posttrain.terminal import Terminal
 from posttrain.training import checkpoints
 from posttrain.training.loop import Interrupted

@@ -27,25 +27,38 @@ LEVELS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
+# The same inside stages/: what all kinds share, asking models, what a train stage learns from, parts of kinds, kinds.
+STAGE_LEVELS = [
+    {"context"},
+    {"plan", "files", "models", "shape", "encoded", "reference_scores", "scoring"},
+    {"answers"},
+    {"supplies"},
+    {"preferred", "round_trip", "untrained", "watching"},
+    {"train", "evaluate", "generate", "curate", "merge", "continual"},
+    {"__init__"},
+]
+STAGE_LEVEL = {room: level for level, rooms in enumerate(STAGE_LEVELS) for room in rooms}
 
-def room_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+def room_of(path: Path, house: Path = SOURCE) -> str:
+    return path.relative_to(house).parts[0].removesuffix(".py")
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms that a file imports, inside functions too."""
+def imported_rooms(path: Path, house: str = "posttrain") -> set[str]:
+    """Rooms of a house that a file imports, inside functions too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names = [node.module]
-            if node.module == "posttrain":
-                names = [f"posttrain.{alias.name}" for alias in node.names]
+            if node.module == house:
+                names = [f"{house}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level:
             raise AssertionError(f"{path}: relative import; write the whole name")
-        found |= {name.split(".")[1] for name in names if name.startswith("posttrain.")}
+        inside = [name.removeprefix(f"{house}.") for name in names if name.startswith(f"{house}.")]
+        found |= {name.split(".")[0] for name in inside}
     return found
 
 
@@ -63,6 +76,19 @@ def test_imports_run_downwards():
         for path in files()
         for room in imported_rooms(path) - {room_of(path), "__version__"}
         if LEVEL[room] >= LEVEL[room_of(path)]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_imports_run_downwards_inside_the_stages():
+    stages = SOURCE / "stages"
+    paths = sorted(stages.rglob("*.py"))
+    assert {room_of(path, stages) for path in paths} == set(STAGE_LEVEL)
+    wrong = [
+        f"{path.relative_to(stages)} imports {room}"
+        for path in paths
+        for room in imported_rooms(path, "posttrain.stages") - {room_of(path, stages)}
+        if STAGE_LEVEL[room] >= STAGE_LEVEL[room_of(path, stages)]
     ]
     assert not wrong, "\n".join(wrong)
 

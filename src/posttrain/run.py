@@ -20,8 +20,8 @@ from posttrain.recipe import Recipe
 from posttrain.reporting import write_report
 from posttrain.reporting.formats import duration, is_number, measure
 from posttrain.stages import PLAN, RUN, Context, Plan
+from posttrain.stages.answers.kept_answers import kept_path
 from posttrain.stages.context import data_of, models_of
-from posttrain.stages.kept_answers import kept_path
 from posttrain.terminal import Terminal
 from posttrain.training.journal import Journal
 from posttrain.training.loop import Interrupted

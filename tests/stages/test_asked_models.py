@@ -13,7 +13,7 @@ from posttrain.errors import UserError
 from posttrain.policy import Policy, load_tokenizer
 from posttrain.recipe import Recipe
 from posttrain.run import plan
-from posttrain.stages import asked_models
+from posttrain.stages.answers import asked_models
 from posttrain.terminal import Terminal
 
 SCORE = {"kind": "curate", "data": "train", "models": ["base"], "steps": ["reference_scores"]}

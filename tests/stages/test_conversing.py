@@ -14,7 +14,7 @@ from posttrain.generation import Completion
 from posttrain.generation.local import LocalEngine
 from posttrain.recipe import check_recipe
 from posttrain.run import plan
-from posttrain.stages.conversing import behind
+from posttrain.stages.answers.conversing import behind
 from posttrain.tasks.assistant import Assistant
 from posttrain.terminal import Terminal
 

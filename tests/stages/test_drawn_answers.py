@@ -11,7 +11,7 @@ from running import manifest, run_quietly, save_tiny, small_recipe, weights
 from posttrain.errors import UserError
 from posttrain.policy import Policy
 from posttrain.recipe import Recipe
-from posttrain.stages import asked_models
+from posttrain.stages.answers import asked_models
 
 MEASURE = {"name": "right_share", "n": 4, "max_new_tokens": 24}
 KEPT = {"kind": "curate", "data": "train", "models": ["base"], "steps": [MEASURE, "rollout_filter"]}

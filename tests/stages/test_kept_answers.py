@@ -11,8 +11,8 @@ from running import die_while_answering, run_quietly, save_tiny, small_recipe, s
 from posttrain.errors import UserError
 from posttrain.generation import Completion
 from posttrain.recipe import Recipe
+from posttrain.stages.answers.kept_answers import KeptAnswers, kept_path
 from posttrain.stages.context import Context
-from posttrain.stages.kept_answers import KeptAnswers, kept_path
 
 DRAWS = {"n": 3, "temperature": 1.0, "max_new_tokens": 12, "slots": 7}
 PLANS = {"k": 3, "max_new_tokens": 5, "end": "</plan>"}

@@ -12,9 +12,9 @@ from posttrain.data import Sample, assistant, user
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer
 from posttrain.recipe import Evaluate, check_recipe
-from posttrain.stages import planning
-from posttrain.stages.carrying_out import asked_for
-from posttrain.stages.planning import ask_by_plans, plan_metrics, plan_plans
+from posttrain.stages.answers import planning
+from posttrain.stages.answers.carrying_out import asked_for
+from posttrain.stages.answers.planning import ask_by_plans, plan_metrics, plan_plans
 
 SAMPLE = Sample((user("?"),), (assistant("<P>own</P><E>5"),), answer="5")
 TAGS = {"opened": "<P>", "end": "</P>", "execute": "<E>"}

@@ -20,7 +20,7 @@ from posttrain.generation.sampling import stream
 from posttrain.objectives import build_objective
 from posttrain.policy import Policy
 from posttrain.recipe import Server
-from posttrain.stages.served_policy import ServedPolicy, check_served, served_policy
+from posttrain.stages.supplies.served_policy import ServedPolicy, check_served, served_policy
 from posttrain.training.ranks import Ranks
 
 PROMPTS = [Prompt(np.array(list(text), np.int32), key) for key, text in enumerate([b"one and", b"two", b"three!"], 7)]

@@ -18,7 +18,7 @@ from posttrain.objectives import build_objective
 from posttrain.policy import load_tokenizer
 from posttrain.recipe import Evaluate, Generate, Recipe, Train
 from posttrain.stages import Context
-from posttrain.stages.asking import questions
+from posttrain.stages.answers.asking import questions
 from posttrain.stages.encoded import encoded, rendering_of
 from posttrain.stages.shape import Shape
 

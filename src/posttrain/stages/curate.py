@@ -9,10 +9,10 @@ from posttrain.data.splitting import decontaminate
 from posttrain.errors import UserError
 from posttrain.policy import load_tokenizer
 from posttrain.recipe import Curate
-from posttrain.stages.asked_models import AskedModel
-from posttrain.stages.asking import PLANNED_PROMPTS
+from posttrain.stages.answers.asked_models import AskedModel
+from posttrain.stages.answers.asking import PLANNED_PROMPTS
+from posttrain.stages.answers.drawn_answers import check_answers
 from posttrain.stages.context import Context
-from posttrain.stages.drawn_answers import check_answers
 from posttrain.stages.encoded import prompts_of, rendering_of
 from posttrain.stages.files import write_atomically
 from posttrain.stages.plan import Plan

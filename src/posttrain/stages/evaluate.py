@@ -17,15 +17,15 @@ from posttrain.evaluation.stopping import passed_over
 from posttrain.policy import Policy, Reference, load_tokenizer
 from posttrain.policy.scoring import scored
 from posttrain.recipe import Evaluate
-from posttrain.stages.asking import ask, asked_as, can_be_scored, plan_questions, questions, sampling_of
+from posttrain.stages.answers.asking import ask, asked_as, can_be_scored, plan_questions, questions, sampling_of
+from posttrain.stages.answers.judging import check_judge, is_judge, rewards_of
+from posttrain.stages.answers.kept_answers import KeptAnswers
+from posttrain.stages.answers.planning import ask_by_plans, plan_metrics, plan_plans
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of
 from posttrain.stages.files import write_atomically
-from posttrain.stages.judging import check_judge, is_judge, rewards_of
-from posttrain.stages.kept_answers import KeptAnswers
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
-from posttrain.stages.planning import ask_by_plans, plan_metrics, plan_plans
 from posttrain.stages.preferred import plan_preferred, preferred
 from posttrain.stages.scoring import behind_prompt, mean_scores
 from posttrain.stages.shape import check_one_vocabulary

@@ -9,10 +9,10 @@ from posttrain.data import Sample, assistant
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer, Verify, check_errors
 from posttrain.recipe import Generate
-from posttrain.stages.asking import ask, can_be_scored, plan_questions, questions
+from posttrain.stages.answers.asking import ask, can_be_scored, plan_questions, questions
+from posttrain.stages.answers.kept_answers import KeptAnswers
 from posttrain.stages.context import Context
 from posttrain.stages.files import write_atomically
-from posttrain.stages.kept_answers import KeptAnswers
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 

@@ -6,9 +6,9 @@ from posttrain.data.turns import Refusal
 from posttrain.errors import UserError
 from posttrain.policy import load_tokenizer
 from posttrain.recipe import Evaluate
-from posttrain.stages.asking import asked_as
+from posttrain.stages.answers.asking import asked_as
+from posttrain.stages.answers.judging import rewards_of
 from posttrain.stages.context import Context
-from posttrain.stages.judging import rewards_of
 from posttrain.stages.plan import Plan
 from posttrain.stages.shape import Shape
 

@@ -18,17 +18,18 @@ from posttrain.policy.loading import bare_model
 from posttrain.recipe import Model, Train
 from posttrain.recipe.strict import name_of
 from posttrain.sources import Transformed, build_transform
+from posttrain.stages.answers.judging import check_reward_training, teaches_rewards
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import rendering_of
-from posttrain.stages.judging import check_reward_training, teaches_rewards
-from posttrain.stages.mixing import MixedSupply, objective_of
 from posttrain.stages.models import load_policy
 from posttrain.stages.plan import Plan
 from posttrain.stages.reference_scores import check_cacheable
-from posttrain.stages.rolling import RolloutSupply
 from posttrain.stages.round_trip import ROWS, check_saved
 from posttrain.stages.shape import Shape, check_one_vocabulary, moved_parameters
-from posttrain.stages.supply import DemonstrationSupply, Supply
+from posttrain.stages.supplies.demonstrations import DemonstrationSupply
+from posttrain.stages.supplies.mixing import MixedSupply, objective_of
+from posttrain.stages.supplies.rollouts import RolloutSupply
+from posttrain.stages.supplies.supply import Supply
 from posttrain.stages.untrained import emptied_by, leave_untrained
 from posttrain.stages.watching import Watcher, check_watch, stop_rule
 from posttrain.terminal import Bar

@@ -9,7 +9,7 @@ from posttrain.evaluation import Answer, summarise
 from posttrain.evaluation.metrics import draw_counts
 from posttrain.policy import Policy
 from posttrain.recipe import Train
-from posttrain.stages.asking import can_be_scored, draw, questions, sampling_of
+from posttrain.stages.answers.asking import can_be_scored, draw, questions, sampling_of
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import prompts_of, rendering_of
 from posttrain.stages.scoring import mean_scores

@@ -9,9 +9,9 @@ from posttrain.errors import UserError
 from posttrain.evaluation import Answer, check_errors
 from posttrain.policy import Policy
 from posttrain.recipe import Decoding
-from posttrain.stages.asking import can_be_scored, counting, draw
+from posttrain.stages.answers.asking import can_be_scored, counting, draw
+from posttrain.stages.answers.kept_answers import KeptAnswers
 from posttrain.stages.context import Context
-from posttrain.stages.kept_answers import KeptAnswers
 
 
 def drawn_answers(

@@ -1,8 +1,8 @@
-"""What a train stage learns from: a data set's demonstrations, or answers that the policy draws itself."""
+"""A data set as what a train stage learns from."""
 
 import json
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
 from posttrain.data import Sequence
 from posttrain.data.rendering import Rendering
@@ -16,36 +16,7 @@ from posttrain.stages.context import Context
 from posttrain.stages.encoded import encoded
 from posttrain.stages.files import write_atomically
 from posttrain.stages.reference_scores import with_reference
-
-Numbers = dict[str, int | float | str]
-
-
-class Supply(Protocol):
-    """The checked inputs of a train stage, from which its source is made."""
-
-    steps: int
-    """Optimiser steps, where the stage does not say how many."""
-    steps_per_epoch: float
-
-    def numbers(self) -> tuple[Numbers, tuple[str, ...]]:
-        """What a plan shows, and what the user should know."""
-        ...
-
-    def cache_reference(self, reference: Policy) -> None:
-        """Score the data with the reference once; see `Train.cache_reference`."""
-        ...
-
-    def source(self, policy: Policy) -> Source:
-        """Where the sequences of each step come from."""
-        ...
-
-    def probe(self, count: int) -> list[Sequence]:
-        """Some sequences with targets, to compare a saved model with the one that was trained."""
-        ...
-
-    def summary(self) -> dict[str, Any]:
-        """What the stage's summary says of its inputs; writes what was refused into the run folder."""
-        ...
+from posttrain.stages.supplies.supply import Numbers
 
 
 class DemonstrationSupply:

@@ -12,8 +12,8 @@ from posttrain.data.encoding import encode
 from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.policy import load_tokenizer
 from posttrain.recipe import Curate
+from posttrain.stages.answers.drawn_answers import check_answers, drawn_answers
 from posttrain.stages.context import Context
-from posttrain.stages.drawn_answers import check_answers, drawn_answers
 from posttrain.stages.encoded import rendering_of
 from posttrain.stages.models import load_policy
 from posttrain.stages.reference_scores import stored_logprobs

@@ -26,14 +26,14 @@ from posttrain.sources.beginnings import build_beginning, step_ends
 from posttrain.sources.rollout import Question, Rollout, RolloutSettings
 from posttrain.sources.rollouts import Rollouts
 from posttrain.sources.temperature import build_temperature
-from posttrain.stages.asking import questions, sampling_of
+from posttrain.stages.answers.asking import questions, sampling_of
 from posttrain.stages.context import Context
-from posttrain.stages.drawing import Drawing
 from posttrain.stages.encoded import demonstrations_of, prompts_of
-from posttrain.stages.learnable import check_rollouts, reads_advantage
 from posttrain.stages.models import load_policy
-from posttrain.stages.served_policy import PROBES
-from posttrain.stages.supply import Numbers
+from posttrain.stages.supplies.drawing import Drawing
+from posttrain.stages.supplies.learnable import check_rollouts, reads_advantage
+from posttrain.stages.supplies.served_policy import PROBES
+from posttrain.stages.supplies.supply import Numbers
 from posttrain.training.step import score_sequences
 
 

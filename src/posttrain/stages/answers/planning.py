@@ -11,11 +11,20 @@ from posttrain.evaluation import Answer, Verify
 from posttrain.evaluation.plans import cluster_plans, embedding, nearest_text, weighted_vote
 from posttrain.policy import Policy
 from posttrain.recipe import Evaluate, Plans
-from posttrain.stages.asking import ask, plan_questions
-from posttrain.stages.carrying_out import Asking, Execution, Planned, asked_for, begun, carry_out, exploring, plan_in
+from posttrain.stages.answers.asking import ask, plan_questions
+from posttrain.stages.answers.carrying_out import (
+    Asking,
+    Execution,
+    Planned,
+    asked_for,
+    begun,
+    carry_out,
+    exploring,
+    plan_in,
+)
+from posttrain.stages.answers.kept_answers import KeptAnswers
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import Forced
-from posttrain.stages.kept_answers import KeptAnswers
 
 Checked = tuple[dict[str, int | float | str], tuple[str, ...]]
 """Numbers for a stage's plan, and what the user should know."""

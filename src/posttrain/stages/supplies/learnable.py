@@ -8,8 +8,8 @@ from posttrain.recipe import RolloutSource, Train
 from posttrain.recipe.strict import name_of
 from posttrain.rewards import reward_models
 from posttrain.sources.beginnings import Beginning, check_rounds
+from posttrain.stages.answers.judging import check_judge
 from posttrain.stages.context import Context
-from posttrain.stages.judging import check_judge
 from posttrain.stages.shape import check_one_vocabulary
 
 

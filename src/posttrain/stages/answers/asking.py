@@ -19,12 +19,12 @@ from posttrain.generation.local import LocalEngine
 from posttrain.generation.sampling import check
 from posttrain.policy import Policy, load_tokenizer
 from posttrain.recipe import Asked, Decoding, RolloutSource
+from posttrain.stages.answers.conversing import Conversation, conversation
+from posttrain.stages.answers.judging import check_speaker
+from posttrain.stages.answers.kept_answers import KeptAnswers, MakeEngine
+from posttrain.stages.answers.serving import check_server, server_engine
 from posttrain.stages.context import Context, digest
-from posttrain.stages.conversing import Conversation, conversation
 from posttrain.stages.encoded import Forced, beginning, prompts_of, where
-from posttrain.stages.judging import check_speaker
-from posttrain.stages.kept_answers import KeptAnswers, MakeEngine
-from posttrain.stages.serving import check_server, server_engine
 from posttrain.stages.shape import Shape, check_engine
 from posttrain.terminal import Bar
 from posttrain.training.loop import Interrupted

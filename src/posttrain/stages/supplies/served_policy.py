@@ -17,7 +17,7 @@ from posttrain.policy import Policy
 from posttrain.policy.loading import evaluating
 from posttrain.policy.scoring import scored
 from posttrain.recipe import Server
-from posttrain.stages.serving import api_key, dialect_of, server_engine
+from posttrain.stages.answers.serving import api_key, dialect_of, server_engine
 from posttrain.training.ranks import Ranks
 from posttrain.training.sharding import model_state
 

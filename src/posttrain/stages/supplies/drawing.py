@@ -17,7 +17,7 @@ from posttrain.policy import Policy, load_tokenizer
 from posttrain.recipe import RolloutServer, RolloutSource, Train
 from posttrain.sources.answering import Generate
 from posttrain.stages.context import Context
-from posttrain.stages.served_policy import check_served, served_policy
+from posttrain.stages.supplies.served_policy import check_served, served_policy
 
 
 @dataclass(frozen=True)

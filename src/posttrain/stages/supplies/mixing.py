@@ -14,8 +14,9 @@ from posttrain.schedules import Schedule, build_schedule, value_at
 from posttrain.sources import Source
 from posttrain.sources.mixture import Mixture
 from posttrain.stages.context import Context
-from posttrain.stages.rolling import RolloutSupply
-from posttrain.stages.supply import DemonstrationSupply, Numbers
+from posttrain.stages.supplies.demonstrations import DemonstrationSupply
+from posttrain.stages.supplies.rollouts import RolloutSupply
+from posttrain.stages.supplies.supply import Numbers
 
 
 class MixedSupply:
