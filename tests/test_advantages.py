@@ -114,6 +114,18 @@ def test_whitening_is_over_all_ranks():
     assert whitened([np.array([3.0])])[0] == pytest.approx([0])
 
 
+def test_whitening_is_over_the_tokens_that_are_learned_from():
+    # a hint of one token before the first answer, and a second answer that is masked
+    learned = [np.array([False, True, True]), np.array([False, False]), np.array([True])]
+    for advantage in ({"name": "reinforce++"}, {"name": "gae", "lam": 1.0}):
+        more = {"values": [np.zeros(3), np.zeros(2), np.zeros(1)]} if advantage["name"] == "gae" else {}
+        given = outcomes([1.0, 5.0, 0.0], [0, 0, 1], [3, 2, 1], learned=learned, **more)
+        columns = build_advantage(advantage)(given)["advantage"]
+        known = np.concatenate([column[mask] for column, mask in zip(columns, learned, strict=True)])
+        assert known == pytest.approx(np.concatenate(whitened([np.array([1.0, 1.0]), np.array([0.0])])))
+    assert whitened([np.array([3.0])], learned=[np.array([False])])[0] == pytest.approx([3.0])
+
+
 def test_golden_numbers_of_generalised_advantages():
     rewards, values = np.array([-0.002, 0.0, 0.997]), np.array([0.2, 0.5, 0.8])
     expected = np.array([0.760792, 0.48715, 0.197])

@@ -38,6 +38,8 @@ class Outcomes:
     - `token_rewards`: S arrays `[R]`, beside the reward, which comes at the last token: a penalty of the distance to a
       reference, or what moves a reward to the tokens that have earned it (and adds up to 0); None: 0.
     - `values`: S arrays `[R]`, what a critic expected when each token was drawn.
+    - `learned`: S arrays `[R]` bool, the tokens that are learned from by their advantage, which whitening is over: no
+      hints, and no answers that are masked; None: all.
     - `gather`: all ranks' values, for estimators that compare with the whole step.
     """
 
@@ -48,6 +50,7 @@ class Outcomes:
     token_rewards: List[Array] | None = None
     values: List[Array] | None = None
     begun: npt.NDArray[np.int64] | None = None
+    learned: List[npt.NDArray[np.bool_]] | None = None
     gather: Gather = alone
 
     def spread(self, values: Array) -> list[Array]:
@@ -167,13 +170,13 @@ def reward(outcomes: Outcomes, *, baseline: Literal["none", "batch"] = "none", w
 
 @advantage("reinforce++")
 def reinforce_plus_plus(outcomes: Outcomes, *, group_baseline: bool = False) -> Columns:
-    """REINFORCE++ (arXiv 2501.03262): the sum of rewards from each token on, whitened over all tokens of the step.
+    """REINFORCE++ (arXiv 2501.03262): the sum of rewards from each token on, whitened over the step's tokens.
 
     `group_baseline`: R minus the group's mean first, which is then whitened (the paper's -baseline variant).
     """
     final = outcomes.rewards - (outcomes.group_means() if group_baseline else 0.0)
     returns = [rewards[::-1].cumsum()[::-1] for rewards in _token_rewards(outcomes, final)]
-    return {"advantage": whitened(returns, outcomes.gather)}
+    return {"advantage": whitened(returns, outcomes.gather, outcomes.learned)}
 
 
 @advantage("gae")
@@ -189,7 +192,7 @@ def generalised(outcomes: Outcomes, *, gamma: Share = 1.0, lam: Share = 0.95, wh
         for rewards, values in zip(_token_rewards(outcomes, outcomes.rewards), outcomes.values, strict=True)
     ]
     returns = [a + values for a, values in zip(raw, outcomes.values, strict=True)]
-    return {"advantage": whitened(raw, outcomes.gather) if whiten else raw, "return": returns}
+    return {"advantage": whitened(raw, outcomes.gather, outcomes.learned) if whiten else raw, "return": returns}
 
 
 def gae(rewards: Array, values: Array, gamma: float, lam: float) -> Array:
@@ -204,10 +207,13 @@ def gae(rewards: Array, values: Array, gamma: float, lam: float) -> Array:
     return found
 
 
-def whitened(columns: List[Array], gather: Gather = alone, eps: float = 1e-8) -> list[Array]:
-    """Mean 0 and (unbiased) variance 1 over all tokens of all ranks; all 0 where they are equal or only one."""
-    own = np.concatenate(columns) if columns else np.zeros(0)
-    tokens = np.concatenate(gather(own))
+def whitened(
+    columns: List[Array], gather: Gather = alone, learned: List[npt.NDArray[np.bool_]] | None = None, eps: float = 1e-8
+) -> list[Array]:
+    """Mean 0 and (unbiased) variance 1 over all `learned` tokens (None: all) of all ranks, as `masked_whiten` of verl
+    and TRL; all 0 where they are equal or only one. The others are moved and scaled by the same numbers."""
+    known = columns if learned is None else [column[mask] for column, mask in zip(columns, learned, strict=True)]
+    tokens = np.concatenate(gather(np.concatenate([*known, []])))
     if not len(tokens):
         return list(columns)
     scale = np.sqrt(_variance(tokens) + eps)

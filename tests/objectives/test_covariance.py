@@ -56,6 +56,16 @@ def test_kl_cov_adds_a_kl_to_the_tokens_of_the_largest_covariance():
     assert losses[0].item() == pytest.approx(-metrics["ratio"][0].item() + held, rel=1e-5)
 
 
+def test_of_tokens_with_equal_covariances_kl_cov_holds_back_no_more_than_its_share():
+    size = 400
+    columns = {"advantage": [[0.5] * size], "old_logprobs": [np.linspace(-3, 0, size).tolist()]}
+    step = Step(seed=3)
+    tokens = [[0] * size]
+    batch = replace(collate(with_covariance(step_of(tokens, columns=columns), step)), step=step)
+    _, metrics = results({"name": "kl_cov", "share": 0.1}, batch, torch.zeros(size, 3).log_softmax(-1))
+    assert 20 <= metrics["held_back"].sum() <= 60  # 40 on average, 6 the standard deviation
+
+
 def test_clip_cov_takes_the_loss_from_tokens_between_the_bounds():
     everyone, metrics = found({"name": "clip_cov", "share": 1.0, "low": 0.5, "high": 5.0})
     nobody, _ = found({"name": "clip_cov", "share": 1.0, "low": 4.0, "high": 5.0})

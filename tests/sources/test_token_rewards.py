@@ -1,5 +1,6 @@
 """Where an answer's reward comes, and rewards on a scale of their own: from scores to advantages."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from steps import on_ranks
 
 from posttrain.advantages import build_advantage
-from posttrain.data import Sample, Sequence, user
+from posttrain.data import Origin, Sample, Sequence, user
 from posttrain.data.scores import TokenScores
 from posttrain.data.step import Step
 from posttrain.generation import Sampling
@@ -96,6 +97,27 @@ def test_normalised_rewards_have_the_spread_of_all_so_far() -> None:
     last = 1 - 8 / spread
     assert returned[-1] == pytest.approx(last, abs=1e-5)
     assert returned[0] == pytest.approx(4 / spread + 0.95 * (4 / spread + 0.95 * last), abs=1e-5)
+
+
+def test_what_single_tokens_have_earned_is_clipped_too() -> None:
+    estimator = {"name": "gae", "whiten": False, "lam": 1.0}
+    (found,) = advantages(rollout(2.0, (7.0, -6.0, 0.5)), advantage=estimator, clip=1.0)
+    assert found == pytest.approx([1.0, 0.0, 1.0])  # 1, -1, and what is left of 1
+    (found,) = advantages(rollout(0.5, (0.25, 0.5, -0.25)), advantage=estimator, clip=1.0)
+    assert found == pytest.approx([0.5, 0.25, -0.25])
+
+
+@pytest.mark.parametrize("finish_reason", ["stop", "length"])
+def test_neither_hints_nor_masked_answers_move_the_whitened_advantages_of_others(finish_reason: Any) -> None:
+    hinted = rollout(5.0)
+    attempt = replace(hinted.attempt, begun=1, drawn=np.array([False, True, True]), finish_reason=finish_reason)
+    found = weigh(
+        rollout(1.0), rollout(0.0), replace(hinted, attempt=attempt), advantage="reinforce++", truncated="mask"
+    )
+    learned = np.concatenate([s.columns["advantage"][s.target & (s.origin != Origin.HINT)] for s in found])
+    assert len(learned) == (8 if finish_reason == "stop" else 6)
+    assert learned.mean() == pytest.approx(0, abs=1e-6)
+    assert learned.std(ddof=1) == pytest.approx(1, abs=1e-6)
 
 
 def test_equal_rewards_are_normalised_to_nothing() -> None:

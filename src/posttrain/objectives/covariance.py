@@ -25,11 +25,12 @@ from posttrain.objectives.policy_gradient import clipped_surrogate, log_ratio
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-COVARIANCE, RANK = "covariance", "covariance_rank"
+COVARIANCE, RANK, EQUALS = "covariance", "covariance_rank", "covariance_equals"
 
 
 def with_covariance(sequences: List[Sequence], step: Step) -> List[Sequence]:
-    """Columns `covariance` and `covariance_rank` (0: the largest of the step's N targets, then 1/N, 2/N ...).
+    """Columns `covariance`, `covariance_rank` (0: the largest of the step's N targets, then 1/N, 2/N ...; equal ones
+    have the same) and `covariance_equals` (how many have the same).
 
     All N covariances, sorted, are left in `step.shared["covariances"]`.
     """
@@ -43,9 +44,11 @@ def with_covariance(sequences: List[Sequence], step: Step) -> List[Sequence]:
     found = []
     for sequence, weights, logprobs in zip(sequences, rewards, old, strict=True):
         covariance = (weights - means[0]) * (logprobs - means[1])
-        columns = {name: np.zeros(len(sequence), np.float32) for name in (COVARIANCE, RANK)}
+        columns = {name: np.zeros(len(sequence), np.float32) for name in (COVARIANCE, RANK, EQUALS)}
         columns[COVARIANCE][sequence.target] = covariance
         columns[RANK][sequence.target] = rank_among(ordered, covariance)
+        below, within = (np.searchsorted(ordered, covariance, side=side) for side in ("left", "right"))
+        columns[EQUALS][sequence.target] = within - below
         found.append(replace(sequence, columns={**sequence.columns, **columns}))
     return found
 
@@ -87,10 +90,13 @@ def clip_cov(
 def kl_cov(scores: TokenScores, batch: Batch, *, share: Share = 2e-4, weight_of_kl: Positive = 1.0) -> TermLoss:
     """ℓ_t = -r_t A_t, and + `weight_of_kl` |log π - log π_old| for the `share` of tokens with the largest c_t  `[N]`.
 
-    Metrics `[N]`: `ratio`, `covariance`, `held_back`.
+    Among tokens with equal c_t, which are all of them where the advantages are equal, chance says which ones are the
+    largest: as many on average as the share has room for. Metrics `[N]`: `ratio`, `covariance`, `held_back`.
     """
     difference = log_ratio(scores, batch)
     loss = -difference.exp() * batch.column("advantage")
-    held = batch.column(RANK) < share
+    size = len(batch.step.shared["covariances"])
+    among_equals = torch.floor(uniforms(batch.key, batch.step.seed, 1).squeeze(-1) * batch.column(EQUALS))
+    held = torch.round(batch.column(RANK) * size) + among_equals < share * size
     metrics = {"ratio": difference.exp().detach(), "covariance": batch.column(COVARIANCE), "held_back": held.float()}
     return torch.where(held, loss + weight_of_kl * difference.abs(), loss), metrics

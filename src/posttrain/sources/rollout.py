@@ -73,8 +73,8 @@ class RolloutSettings:
     - `truncated`: answers that ran out of tokens are learned from (`keep`) or not (`mask`: their rewards still count).
     - `kl_in_reward` β: each token's reward is -β (log π_old - log π_0); with `kl_target` β is moved as
       `weighing.KLWeight` says. `values`: a critic's are asked for. `greedy`: a greedy answer to each question, too.
-    - `normalise`: rewards less the mean of all so far, over their spread, before the KL; `clip`: then kept within
-      ± this.
+    - `normalise`: rewards less the mean of all so far, over their spread, before the KL; `clip`: then they, and
+      what single tokens have earned of them, are kept within ± this.
     - `time_limit`: seconds that a reward may take for one answer.
     - `compared`: the loss reads advantages, so that a round without any teaches nothing.
     - `max_errors`: the share of answers without a reward at which the run stops; `patience`: the number of rounds in a

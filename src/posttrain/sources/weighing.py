@@ -94,6 +94,7 @@ def weighed(
             token_rewards=token_rewards,
             values=[_own(sequence, "old_values") for sequence in sequences] if settings.values else None,
             begun=np.array([rollout.attempt.begun for rollout in rollouts], dtype=np.int64),
+            learned=[(sequence.target & (sequence.origin != Origin.HINT))[written(sequence)] for sequence in sequences],
             gather=step.gather,
         )
     )
@@ -109,16 +110,16 @@ def _earned(
     """Each answer's reward, and what moves it from the last token to those that earned it: a row adds up to 0."""
     rewards = np.array([rollout.score.value for rollout in rollouts], dtype=np.float64)
     moved = [np.zeros(rollout.attempt.weighed) for rollout in rollouts]
-    scale = 1.0
+    scale, bound = 1.0, np.inf if settings.clip is None else settings.clip
     if settings.normalise:
         moments.update(np.concatenate(step.gather(rewards)))
         scale = moments.spread
         rewards = (rewards - moments.mean) / scale
     for row, rollout in zip(moved, rollouts, strict=True):
         if rollout.score.tokens:
-            row[rollout.attempt.begun :] += np.array(rollout.score.tokens) / scale
+            row[rollout.attempt.begun :] += (np.array(rollout.score.tokens) / scale).clip(-bound, bound)
             row[-1] -= row.sum()
-    return rewards if settings.clip is None else rewards.clip(-settings.clip, settings.clip), moved
+    return rewards.clip(-bound, bound), moved
 
 
 def mean_advantage(sequence: Sequence) -> float:
