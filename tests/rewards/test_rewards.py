@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from posttrain.rewards import (
     Score,
     build_reward,
     group_reward,
+    is_right,
     model_reward,
     reward,
     reward_models,
@@ -66,6 +69,19 @@ def short_list(attempts, progress):
 @reward("test_broken")
 def broken(attempt):
     raise RuntimeError("broken")
+
+
+def test_right_is_the_full_mark_however_it_was_added_up():
+    summed = sum([0.1] * 10)
+    assert summed < 1
+    assert Score(summed).right
+    assert is_right(summed)
+    assert not Score(0.999).right
+    assert not Score(1.0, error="why").right
+    assert is_right(0.5, at=0.5)
+    almost = replace(attempt(), verify=lambda sample, text: Score(summed))
+    for spec in ("partial_credit", {"name": "tldr", "stop": "", "strength": 0.0}):
+        assert values(spec, almost)[0] > 0.9
 
 
 def test_the_task_says_what_is_right():

@@ -14,6 +14,7 @@ from pydantic import Field
 from posttrain.curation.curation import FINAL_ANSWER, Drawing, Models, curations
 from posttrain.data import Sample
 from posttrain.errors import UserError
+from posttrain.rewards import is_right
 
 _OF_ONE_ANSWER = ("value", "draw", "source_id", FINAL_ANSWER)
 
@@ -132,4 +133,5 @@ def pair_precision(pairs: list[Sample]) -> float | None:
     By `meta.values`, with which the right answers measure pairs that were made without them.
     """
     known = [pair.meta["values"] for pair in pairs if None not in pair.meta.get("values", [None])]
-    return float(np.mean([chosen >= 1 > rejected for chosen, rejected in known])) if known else None
+    told = [is_right(chosen) and not is_right(rejected) for chosen, rejected in known]
+    return float(np.mean(told)) if told else None

@@ -12,6 +12,7 @@ from pydantic import Field
 from posttrain.curation.curation import FINAL_ANSWER, curations
 from posttrain.data import Sample
 from posttrain.errors import UserError
+from posttrain.rewards import is_right
 
 
 @curations.register("pairs")
@@ -51,7 +52,7 @@ def label(samples: list[Sample], seed: int, *, scalar: Literal["chosen", "negati
 
 
 def _is_right(sample: Sample) -> bool:
-    return float(sample.meta.get("value", 1.0)) >= 1
+    return is_right(float(sample.meta.get("value", 1.0)))
 
 
 def _drawn(right: list[Sample], wrong: list[Sample], count: int, rng: np.random.Generator) -> list[Sample]:

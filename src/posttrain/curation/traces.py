@@ -13,6 +13,7 @@ from pydantic import Field
 from posttrain.curation.curation import FINAL_ANSWER, curations
 from posttrain.data import Sample
 from posttrain.errors import UserError
+from posttrain.rewards import is_right
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -57,7 +58,7 @@ def verified(samples: list[Sample], seed: int, *, keep: Literal["right", "wrong"
     scored = [sample for sample in samples if sample.meta.get("value") is not None]
     if not scored:
         raise _drawn_elsewhere("verified")
-    return [sample for sample in scored if (float(sample.meta["value"]) >= 1) == (keep == "right")]
+    return [sample for sample in scored if is_right(float(sample.meta["value"])) == (keep == "right")]
 
 
 def _drawn_elsewhere(curation: str) -> UserError:

@@ -25,7 +25,7 @@ from posttrain.evaluation.result import Answer, EvaluationResult, Problem
 from posttrain.evaluation.statistics import share_interval
 from posttrain.generation import Completion, Engine, Prompt, Sampling
 from posttrain.generation.dialogue import Dialogue
-from posttrain.rewards import Score
+from posttrain.rewards import Score, is_right
 
 Verify = Callable[[Sample, str], Score]
 
@@ -220,7 +220,7 @@ def _value(answer: Answer) -> float:
 
 
 def _is_right(answer: Answer, right_at: float) -> bool:
-    return _value(answer) >= right_at - 1e-9  # part marks that add up to 1 in floats are 1
+    return is_right(_value(answer), right_at)
 
 
 def _problem(group: Sequence[Answer], right_at: float) -> Problem:

@@ -133,5 +133,5 @@ def judge(name: str) -> Judgement:
         score = VERIFIERS[name](answer.sample, answer.text)
         if score.error is not None:
             raise UserError(f"verifier '{name}' gives no verdict of {answer.text!r}: {score.error}")
-        judged.append(Judged(answer, score.value >= 1, str(score.info.get("reason", ""))))
+        judged.append(Judged(answer, score.right, str(score.info.get("reason", ""))))
     return Judgement(name, tuple(judged))

@@ -11,6 +11,7 @@ from typing import Any
 
 from posttrain.reporting.formats import is_number, number
 from posttrain.reporting.reading import Run, json_lines
+from posttrain.rewards import is_right
 
 KINDS = ("fixed", "broken", "right", "wrong", "unscored")
 """Became right, became wrong, right and wrong from first to last, and without a score at either end."""
@@ -170,9 +171,9 @@ def _kind(values: list[float | None]) -> str:
     first, last = values[0], values[-1]
     if first is None or last is None:
         return "unscored"
-    if (first >= 1) == (last >= 1):
-        return "right" if last >= 1 else "wrong"
-    return "fixed" if last >= 1 else "broken"
+    if is_right(first) == is_right(last):
+        return "right" if is_right(last) else "wrong"
+    return "fixed" if is_right(last) else "broken"
 
 
 def _card(sample_id: str, kind: str, answers: Iterable[tuple[str, list[Place]]]) -> Card:
@@ -207,7 +208,7 @@ def _prompt(prompt: Any) -> str:
 
 def _answer(title: str, draws: list[Place], row: Mapping[str, Any]) -> Answer:
     value = draws[0].value
-    mark = "unscored" if value is None else "right" if value >= 1 else "wrong" if value <= 0 else "partly"
+    mark = "unscored" if value is None else "right" if is_right(value) else "wrong" if value <= 0 else "partly"
     return Answer(title, mark, folded(str(row.get("text") or "")), list(_facts(draws, row)))
 
 
@@ -229,7 +230,7 @@ def _facts(draws: list[Place], row: Mapping[str, Any]) -> Iterable[str]:
         yield f"logprob {number(row['logprob'])}"
     scored = [place.value for place in draws if place.value is not None]
     if len(draws) > 1 and scored:
-        yield f"right in {sum(each >= 1 for each in scored)} of {len(scored)} draws"
+        yield f"right in {sum(map(is_right, scored))} of {len(scored)} draws"
 
 
 def folded(text: str, open_length: int = 900) -> Folded:

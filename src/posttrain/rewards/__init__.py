@@ -25,7 +25,7 @@ from posttrain.rewards.reward import (
     reward_names,
     rewards,
 )
-from posttrain.rewards.score import Score
+from posttrain.rewards.score import Score, is_right
 
 __all__ = [
     "Ask",
@@ -36,6 +36,7 @@ __all__ = [
     "Verify",
     "build_reward",
     "group_reward",
+    "is_right",
     "levels",
     "model_reward",
     "models",

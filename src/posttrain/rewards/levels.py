@@ -51,7 +51,7 @@ def tldr(
 
 
 def _is_right(attempt: Attempt, stop: str) -> bool:
-    return attempt.verdict.value >= 1 - 1e-9 and attempt.finish_reason == "stop" and stop in attempt.text
+    return attempt.verdict.right and attempt.finish_reason == "stop" and stop in attempt.text
 
 
 def _size(attempt: Attempt, counted_to: int | None) -> int:

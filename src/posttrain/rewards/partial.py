@@ -19,7 +19,7 @@ def partial_credit(attempt: Attempt, *, partial: Annotated[float, Field(ge=0, lt
     the model before (`kl_in_reward`). Of programs "could be read" means that a number came out.
     """
     verdict = attempt.verdict
-    if verdict.error is not None or verdict.value >= 1:
+    if verdict.error is not None or verdict.right:
         return verdict
     return replace(verdict, value=partial if attempt.extracted is not None else 0.0)
 

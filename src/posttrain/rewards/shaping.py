@@ -92,7 +92,7 @@ def cosine_length(
         return attempt.verdict
     length = len(attempt.text) if unit == "characters" else attempt.length
     left = (1 + math.cos(math.pi * min(1.0, length / longest))) / 2
-    at_0, at_end = right if attempt.verdict.value >= 1 else wrong
+    at_0, at_end = right if attempt.verdict.right else wrong
     return at_end + (at_0 - at_end) * left
 
 
@@ -126,4 +126,4 @@ def relative_length(
 def _capped(verdict: Score, share: float) -> Score | float:
     if verdict.error is not None:
         return verdict
-    return share if verdict.value >= 1 else min(0.0, share)
+    return share if verdict.right else min(0.0, share)

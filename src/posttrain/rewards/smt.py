@@ -16,7 +16,7 @@ from typing import Literal
 
 from posttrain.data import Sample
 from posttrain.errors import UserError
-from posttrain.rewards.score import Score
+from posttrain.rewards.score import Score, is_right
 from posttrain.rewards.workers import Workers
 
 Verdict = Literal[
@@ -101,7 +101,7 @@ def score_comparison(found: Comparison, extracted: str) -> Score:
     "format". `info`: "extracted", "reason" (the verdict), "cause"."""
     compiled = found.verdict in COMPILED
     value = gate(compiled, JUDGED.get(found.verdict, 0.0))
-    parts = {"correct": float(value >= 1), "format": float(compiled), "compiles": float(compiled), "judged": value}
+    parts = {"correct": float(is_right(value)), "format": float(compiled), "compiles": float(compiled), "judged": value}
     info = {"extracted": extracted or None, "reason": found.verdict}
     return Score(value, parts, {**info, "cause": found.cause} if found.cause else info)
 

@@ -29,7 +29,7 @@ def majority(attempts: List[Attempt], progress: float) -> list[Score]:
     parts = {"ratio": votes / len(attempts)}
     elected = attempts[found.index(winner)]
     if elected.verdict.error is None:
-        parts["label_right"] = float(winner is not None and elected.verdict.value >= 1)
+        parts["label_right"] = float(winner is not None and elected.verdict.right)
     return [
         Score(float(answer is not None and answer == winner), parts, {"extracted": answer, "label": winner})
         for answer in found

@@ -8,7 +8,7 @@ from posttrain.sources.rollout import Group, Question, group_name
 
 def share_right(group: Group) -> float:
     """Of how many of the answers the verifier says that they are right."""
-    return float(np.mean([rollout.attempt.verdict.value >= 1 for rollout in group]))
+    return float(np.mean([rollout.attempt.verdict.right for rollout in group]))
 
 
 def as_demonstration(question: Question, place: int) -> Sequence:

@@ -127,7 +127,7 @@ def chosen(group: Group, choose: Choice) -> Group:
     if choose == "all" or not group:
         return group
     if choose == "right":
-        return [rollout for rollout in group if rollout.attempt.verdict.value >= 1]
+        return [rollout for rollout in group if rollout.attempt.verdict.right]
     best = max(group, key=lambda rollout: rollout.score.value)
     if choose == "best":
         return [best]
