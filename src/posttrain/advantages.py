@@ -95,19 +95,22 @@ def group_normalised(
     arXiv 2503.20783). eps: 1e-6 in verl, 1e-4 in TRL. A spread below `smallest_std` counts as that much. A group of
     one, or of equal rewards, has advantage 0 (in verl a group of one has A = R).
     """
-    difference = outcomes.rewards - outcomes.group_means()
+    means = outcomes.group_means()
+    difference = outcomes.rewards - means
     if std == "none":
         return {"advantage": outcomes.spread(difference)}
+    _, index = np.unique(outcomes.group, return_inverse=True)
+    count = np.bincount(index)
     if std == "batch":
         rewards = outcomes.everywhere(outcomes.rewards)
         deviation = np.full(len(difference), rewards.std(ddof=1) if len(rewards) > 1 else 0.0)
     else:
-        _, index = np.unique(outcomes.group, return_inverse=True)
-        count = np.bincount(index)
         squares = np.bincount(index, difference**2)
         deviation = np.sqrt(squares / np.maximum(1, count - (std == "sample")))[index]
     scale = np.maximum(deviation, smallest_std) + eps
-    flat = np.abs(difference) <= 1e-12 * np.maximum(1.0, np.abs(outcomes.rewards))  # rounding of the mean is no spread
+    widest = np.zeros(len(count))
+    np.maximum.at(widest, index, np.abs(difference))
+    flat = widest[index] <= 1e-12 * np.maximum(1.0, np.abs(means))  # rounding of the mean is no spread
     values = np.divide(difference, scale, out=np.zeros_like(difference), where=~flat & (scale > 0))
     return {"advantage": outcomes.spread(values)}
 

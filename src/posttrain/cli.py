@@ -215,11 +215,10 @@ def methods(
     for paper in catalogue.papers():
         status = catalogue.status(paper, shipped, claims_folder)
         row = {"number": paper.number, "title": paper.title, "arxiv": paper.arxiv, "family": paper.family}
-        row |= {"pieces": list(paper.built), "planned": list(paper.planned)}
-        rows.append(row | {"recipe": status.recipe, "claim": status.claim})
-    columns = ["number", "title", "arxiv", "family", "pieces", "planned", "recipe", "claim"]
+        rows.append(row | {"pieces": list(paper.pieces), "recipe": status.recipe, "claim": status.claim})
+    columns = ["number", "title", "arxiv", "family", "pieces", "recipe", "claim"]
     if terminal.console.width < 140:
-        columns = [column for column in columns if column not in ("pieces", "planned")]
+        columns.remove("pieces")
     terminal.table("", columns, rows, right=["number"])
 
 

@@ -60,3 +60,17 @@ def said(value: Any) -> str:
     """A value as YAML (and JSON) would write it."""
     text = "nothing" if value is None else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def written(keys: tuple[str, ...], content: Any) -> tuple[str, ...]:
+    """The keys of one of pydantic's paths that the content holds, without its names for the types that it tried."""
+    node, found = content, []
+    for key in keys:
+        if isinstance(node, Mapping) and key in node:
+            node = node[key]
+        elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            continue
+        found.append(key)
+    return tuple(found) or keys

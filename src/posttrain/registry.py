@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from posttrain.errors import UserError, nearest, said, wanted
+from posttrain.errors import UserError, nearest, said, wanted, written
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -87,7 +87,8 @@ class Registry(Generic[T]):
             checked = model(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
+            place = tuple(str(part) for part in first["loc"])
+            field = ".".join(place if first["type"] == "missing" else written(place, given))
             lacks = first["type"] == "missing" and len(first["loc"]) == 1
             wrong = "is missing" if lacks else f"{wanted(first)}, found {said(first['input'])}"
             raise UserError(f"{self.kind} '{name}': option '{field}' {wrong}") from None

@@ -144,9 +144,9 @@ def test_terms_with_other_options_are_kept_apart() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (distillation("kl"), "'divergence': .*'forward_kl', 'reverse_kl' or 'jsd'"),
-        (distillation(beta=0.0), "'beta': .*greater than 0"),
-        (distillation(temperature=0), "'temperature': .*greater than 0"),
+        (distillation("kl"), "'divergence' .*'forward_kl', 'reverse_kl' or 'jsd'"),
+        (distillation(beta=0.0), "'beta' .*above 0"),
+        (distillation(temperature=0), "'temperature' .*above 0"),
     ],
 )
 def test_a_mistake_in_an_option_is_named(spec: Any, message: str) -> None:

@@ -260,8 +260,8 @@ def test_a_sequence_that_is_no_side_of_a_pair_is_named() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "dpo", "beta": 0}, "'beta': .*greater than 0"),
-        ({"name": "robust_dpo", "label_smoothing": 0.5}, "'label_smoothing': .*less than 0.5"),
+        ({"name": "dpo", "beta": 0}, "'beta' .*above 0"),
+        ({"name": "robust_dpo", "label_smoothing": 0.5}, "'label_smoothing' .*below 0.5"),
         ({"name": "simpo", "reduction": "tokens"}, "no meaning for a loss with one value a group"),
     ],
 )

@@ -108,7 +108,11 @@ def test_one_strength_needs_no_level_and_levels_need_one() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"strength": 1.0}, "less than 1"), ({"strength": {"short": -0.1}}, "strength"), ({"longest": 0}, "longest")],
+    [
+        ({"strength": 1.0}, "option 'strength' has to be below 1, found 1.0"),
+        ({"strength": {"short": -0.1}}, "strength"),
+        ({"longest": 0}, "longest"),
+    ],
 )
 def test_strengths_that_would_rank_right_answers_with_wrong_ones_are_refused(
     options: dict[str, Any], message: str

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from posttrain.errors import nearest, said, wanted
+from posttrain.errors import nearest, said, wanted, written
 from posttrain.recipe.fields import STAGE_KINDS, Recipe
 from posttrain.recipe.inputs import Data, Model
 from posttrain.recipe.yaml_text import line_of
@@ -92,7 +92,7 @@ def messages(
         tagged = tuple(str(part) for part in item["loc"])
         keys = _without_tags(tagged)
         if item["type"] not in ("extra_forbidden", "missing"):
-            keys = _written(keys, content)
+            keys = written(keys, content)
         found.setdefault(keys, []).append((tagged, item))
     deepest = [
         keys for keys in found if not any(len(keys) < len(other) and other[: len(keys)] == keys for other in found)
@@ -128,20 +128,6 @@ def _message(keys: Keys, items: list[tuple[Keys, Any]], content: Any, fields_at:
 def _without_tags(keys: Keys) -> Keys:
     """pydantic puts a stage's kind behind its name; the YAML does not."""
     return keys[:2] + keys[3:] if len(keys) > 2 and keys[0] == "stages" and keys[2] in STAGE_KINDS else keys
-
-
-def _written(keys: Keys, content: Any) -> Keys:
-    """The keys of a path that the content holds, without pydantic's names for the types that it tried in between."""
-    node, written = content, []
-    for key in keys:
-        if isinstance(node, dict) and key in node:
-            node = node[key]
-        elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-            node = node[int(key)]
-        else:
-            continue
-        written.append(key)
-    return tuple(written) or keys
 
 
 def _value_at(keys: Keys, content: Any, otherwise: Any) -> Any:
