@@ -29,6 +29,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 # The same inside stages/: what all kinds share, asking models, what a train stage learns from, parts of kinds, kinds.
 STAGE_LEVELS = [
+    {"fingerprints"},
     {"context"},
     {"plan", "files", "models", "shape", "encoded", "reference_scores", "scoring"},
     {"answers"},

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from posttrain.errors import UserError
 from posttrain.manifest import Manifest, check_place
+from posttrain.policy import load_tokenizer
 from posttrain.recipe import Recipe
 from posttrain.reporting import write_report
 from posttrain.reporting.formats import duration, is_number, measure
@@ -134,6 +135,7 @@ def run(recipe: Recipe, terminal: Terminal) -> Outcome:
 
 def in_its_own_folder(recipe: Recipe, terminal: Terminal) -> Recipe:
     """The recipe with a run folder for its model, data and settings alone: asked twice, the second call finds it."""
+    load_tokenizer(recipe.model.path)  # of a hub model, so that its commit is known already
     stage = Context(recipe, Ranks(), terminal).stage_fingerprint(next(iter(recipe.stages)))
     model = Path(recipe.model.path).name
     return recipe.model_copy(update={"out": f"runs/eval/{model}-{stage[:8]}"})

@@ -1,11 +1,13 @@
 """What stages share: which data are there, what an output depends on, how answers are compared."""
 
 import json
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
 import running
+from huggingface_hub import snapshot_download
 
 from posttrain.data import Sample, assistant, user
 from posttrain.data.readers import fingerprint
@@ -154,6 +156,53 @@ def test_random_weights_are_other_weights_with_another_seed_and_pretrained_ones_
 
     assert fingerprint_of(1, "random") == fingerprint_of(1, "random") != fingerprint_of(2, "random")
     assert fingerprint_of(1, "pretrained") == fingerprint_of(2, "pretrained")
+
+
+def test_a_hub_model_is_named_by_the_commit_of_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posttrain.policy.loading.snapshot_download", partial(snapshot_download, cache_dir=tmp_path))
+    stored = tmp_path / "models--owner--name"
+    (stored / "refs").mkdir(parents=True)
+
+    def fetched(commit: str) -> str:
+        (stored / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        (stored / "refs" / "main").write_text(commit)
+        return context_of(tmp_path, "owner/name").model_fingerprint("base")
+
+    unknown = context_of(tmp_path, "owner/name").model_fingerprint("base")
+    first, second = fetched("aaa"), fetched("bbb")
+    assert len({unknown, first, second}) == 3
+    assert fetched("aaa") == first
+
+
+WATCH = {"data": "train", "every": 5}
+SERVED: dict[str, Any] = {"server": {"url": "http://127.0.0.1:1/v1", "model": "m", "sync": "none"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "key", "decides"),
+    [
+        ({}, "log_every", False),
+        ({}, "batch_size", True),
+        ({"rollouts": {}}, "rollouts.slots", False),
+        ({"rollouts": {}}, "rollouts.n", True),
+        ({"rollouts": SERVED}, "rollouts.server.concurrency", False),
+        ({"watch": WATCH}, "watch.slots", False),
+        ({"watch": WATCH}, "watch.count", True),
+        ({"template_options": {}}, "template_options.slots", True),
+    ],
+)
+def test_fields_that_change_no_result_are_no_part_of_the_fingerprint_wherever_they_stand(
+    tmp_path: Path, fields: dict[str, Any], key: str, decides: bool
+) -> None:
+    """What a piece calls 'slots' is its own option, and may well decide."""
+
+    def of(value: int) -> str:
+        stage = json.loads(json.dumps({**TRAIN, **fields}))
+        *above, last = key.split(".")
+        reduce(dict.__getitem__, above, stage)[last] = value
+        return stage_fingerprint(tmp_path, data={"train": CHAINS}, stages={"sft": stage})
+
+    assert (of(3) != of(4)) == decides
 
 
 def test_an_imported_module_is_part_of_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

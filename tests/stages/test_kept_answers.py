@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from running import die_while_answering, run_quietly, save_tiny, small_recipe, start
 
@@ -13,6 +14,8 @@ from posttrain.generation import Completion
 from posttrain.recipe import Recipe
 from posttrain.stages.answers.kept_answers import KeptAnswers, kept_path
 from posttrain.stages.context import Context
+from posttrain.terminal import Terminal
+from posttrain.training.ranks import Ranks
 
 DRAWS = {"n": 3, "temperature": 1.0, "max_new_tokens": 12, "slots": 7}
 PLANS = {"k": 3, "max_new_tokens": 5, "end": "</plan>"}
@@ -159,3 +162,18 @@ def test_seconds_go_on_where_a_killed_evaluation_was(tiny: Path, tmp_path: Path)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run_quietly(recipe)
     assert json.loads((tmp_path / "run" / "results" / "asked.json").read_text())["seconds"] > 1000
+
+
+@pytest.mark.parametrize("spoiled", [b"spoiled", b"[]", b"{}", b'{"prompt": "p", "sample": 0, "tokens": "?"}', b"\xff"])
+def test_a_line_that_is_no_kept_answer_is_named(tiny: Path, tmp_path: Path, spoiled: bytes) -> None:
+    context = Context(small_recipe(tiny, tmp_path, {}), Ranks(), Terminal(quiet=True))
+    kept = KeptAnswers(context, "asked")
+    logprobs = np.zeros(2, np.float32)
+    for number in range(2):
+        kept.add("asked", Completion(0, number, np.zeros(2, np.int32), logprobs, logprobs, "stop", "yes"))
+    path = kept_path(tmp_path, "asked")
+    first, second = path.read_bytes().splitlines()
+    assert KeptAnswers(context, "asked").find("asked", 1) is not None
+    path.write_bytes(b"\n".join([first, spoiled, second, b""]))
+    with pytest.raises(UserError, match=rf"line 2 of '{path}' is no answer as they are kept .* take the line out"):
+        KeptAnswers(context, "asked")

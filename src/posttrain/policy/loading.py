@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -53,6 +54,14 @@ def model_path(name: str, *, with_weights: bool = True) -> str:
     if len(parts) == 2 and all(parts) and not is_local:
         return name
     raise UserError(f"model '{name}': no such folder; give a model folder, a hub name 'owner/name', or 'tiny'")
+
+
+def hub_commit(name: str) -> str | None:
+    """The commit of a hub model's snapshot that is on this machine; None where none was fetched."""
+    try:
+        return Path(snapshot_download(name, local_files_only=True)).name
+    except (OSError, ValueError):
+        return None
 
 
 def _check_folder(folder: Path, with_weights: bool) -> None:

@@ -1,7 +1,5 @@
 """What stages share while a recipe runs: names to models, data and verifiers; fingerprints; where files go."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,10 +11,11 @@ from posttrain.data import Message, Sample
 from posttrain.data.readers import fingerprint as file_fingerprint
 from posttrain.data.readers import read_samples
 from posttrain.errors import UserError, nearest
-from posttrain.policy import model_path
+from posttrain.policy import hub_commit, model_path
 from posttrain.recipe import Continual, Data, Model, Recipe, Stage, Train, evaluations_read
 from posttrain.registry import import_pieces
 from posttrain.rewards import Score, reward_models
+from posttrain.stages.fingerprints import deciding, digest, folder_fingerprint, stamp
 from posttrain.tasks import Interactive, Task, tasks
 from posttrain.tasks.answers import verify_exact, verify_number, verify_thought
 from posttrain.terminal import Terminal
@@ -28,9 +27,6 @@ Verify = Callable[[Sample, str], Score]
 
 WAYS: dict[str, Verify] = {"number": verify_number, "exact": verify_exact, "thought": verify_thought}
 """How answers to a file's questions are compared: `Data.verify`."""
-
-LARGE_FILE = 256 * 2**20
-"""Weights beyond this are named by size and time of change instead of by content: hashing them would take minutes."""
 
 
 class Context:
@@ -192,15 +188,17 @@ class Context:
     def model_fingerprint(self, name: str) -> str:
         """Hash of the weights and options of a model; of everything that leads to it, for a stage's model.
 
-        Random weights are those of the recipe's seed.
+        Random weights are those of the recipe's seed. A hub model that was fetched is named by its commit, too.
         """
         if name in self.recipe.stages:
             return self.stage_fingerprint(name)
         model = self.model(name)
         folder = Path(model_path(model.path, with_weights=model.weights == "pretrained"))
-        content = model.path
         if folder.is_dir():
-            content = self._once((folder, _stamp(folder)), lambda: _folder_fingerprint(folder))
+            content = self._once((folder, stamp(folder)), lambda: folder_fingerprint(folder))
+        else:
+            commit = hub_commit(model.path)
+            content = model.path if commit is None else f"{model.path}@{commit}"
         drawn = [self.recipe.seed] if model.weights == "random" else []
         return digest([model.model_dump(exclude={"path"}), content, *drawn])
 
@@ -221,7 +219,7 @@ class Context:
         return digest([options, self._task_fingerprint(data)])
 
     def _file_fingerprint(self, path: str, split: str | None = None) -> str:
-        key = (path, split, _stamp(Path(path).expanduser()))
+        key = (path, split, stamp(Path(path).expanduser()))
         return self._once(key, lambda: file_fingerprint(path, split=split))
 
     def _task_fingerprint(self, data: Data) -> str:
@@ -229,7 +227,7 @@ class Context:
         assert data.task is not None
         named = [value for value in tasks.options(data.task)[1].values() if isinstance(value, str)]
         files = [path for path in named if path and Path(path).expanduser().is_file()]
-        stamps = tuple(_stamp(Path(path).expanduser()) for path in files)
+        stamps = tuple(stamp(Path(path).expanduser()) for path in files)
 
         def made() -> str:
             once = data.model_copy(update={"repeat": 1})
@@ -261,13 +259,12 @@ class Context:
     def stage_fingerprint(self, name: str) -> str:
         """Hash of all that a stage's output depends on: its fields, the seed, its models, data and own pieces."""
         stage = self.recipe.stages[name]
-        fields = stage.model_dump(exclude={"log_every", "checkpoint_every", "micro_batch_tokens", "sharding", "slots"})
         inputs: list[str] = [self._import_fingerprint(name) for name in self.recipe.imports]
         inputs += [self.model_fingerprint(model) for model in models_of(stage)]
         if isinstance(stage, Continual):
             inputs += [self.stage_fingerprint(other) for other in evaluations_read(self.recipe, name).values()]
         inputs += [self.data_fingerprint(self.data(data)) for data in data_of(stage)]
-        return digest([name, self.recipe.seed, fields, inputs])
+        return digest([name, self.recipe.seed, deciding(stage), inputs])
 
 
 def models_of(stage: Stage) -> list[str]:
@@ -291,26 +288,3 @@ def data_of(stage: Stage) -> list[str]:
 def leaves(data: Data) -> list[Data]:
     """The data sets that a data set is made of; itself, where it is no mix."""
     return [leaf for part in data.mix for leaf in leaves(part)] if data.mix is not None else [data]
-
-
-def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, time of change and size of a file, or of all files of a folder; nothing where there is none."""
-    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    stats = [(str(file), file.stat()) for file in files if file.exists()]
-    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
-
-
-def digest(content: Any) -> str:
-    """16 hex digits that name JSON-able content."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _folder_fingerprint(folder: Path) -> str:
-    names = []
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix != ".md":
-            size = path.stat().st_size
-            content = path.stat().st_mtime_ns if size > LARGE_FILE else hashlib.blake2b(path.read_bytes()).hexdigest()
-            names.append([path.name, size, content])
-    return digest(names)

@@ -15,7 +15,8 @@ from posttrain.objectives import Objective
 from posttrain.policy import Policy
 from posttrain.policy.scoring import scored
 from posttrain.recipe import Train
-from posttrain.stages.context import Context, digest
+from posttrain.stages.context import Context
+from posttrain.stages.fingerprints import digest
 
 WINDOW = 512
 """Sequences that are sorted by length and scored together."""

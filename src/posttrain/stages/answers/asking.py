@@ -23,8 +23,9 @@ from posttrain.stages.answers.conversing import Conversation, conversation
 from posttrain.stages.answers.judging import check_speaker
 from posttrain.stages.answers.kept_answers import KeptAnswers, MakeEngine
 from posttrain.stages.answers.serving import check_server, server_engine
-from posttrain.stages.context import Context, digest
+from posttrain.stages.context import Context
 from posttrain.stages.encoded import Forced, beginning, prompts_of, where
+from posttrain.stages.fingerprints import deciding, digest
 from posttrain.stages.shape import Shape, check_engine
 from posttrain.terminal import Bar
 from posttrain.training.loop import Interrupted
@@ -127,7 +128,7 @@ def ask(
     `forced`: what they begin with, where that is not the stage's.
     """
     forced = stage.forced if forced is None else forced
-    asked = digest([context.model_fingerprint(stage.model), stage.server and stage.server.model_dump()])
+    asked = digest([context.model_fingerprint(stage.model), stage.server and deciding(stage.server)])
     verb = "evaluating" if stage.kind == "evaluate" else "generating"
     expected = len(samples) * stage.n * stage.max_new_tokens
     with context.terminal.bar(f"{verb} {kept.stage}", expected, "tokens at most") as bar:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from posttrain.errors import UserError
 from posttrain.generation import Completion, Engine, Prompt, Sampling
-from posttrain.stages.context import Context, digest
+from posttrain.stages.context import Context
+from posttrain.stages.fingerprints import digest
 
 MakeEngine = Callable[[Callable[[Completion], None]], Engine]
 """The engine that calls its argument with every answer that is finished."""
@@ -92,8 +93,17 @@ class KeptAnswers:
         if whole < len(content):
             with self._path.open("r+b") as file:
                 file.truncate(whole)
-        rows = [json.loads(line) for line in content[:whole].splitlines()]
-        return [((row["prompt"], row["sample"]), _Kept(_completion(row), row["seconds"])) for row in rows]
+        return [self._kept(line, number) for number, line in enumerate(content[:whole].split(b"\n")[:-1], 1)]
+
+    def _kept(self, line: bytes, number: int) -> "tuple[tuple[str, int], _Kept]":
+        try:
+            row = json.loads(line)
+            return (row["prompt"], row["sample"]), _Kept(_completion(row), row["seconds"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"line {number} of '{self._path}' is no answer as they are kept there ({error}): take the line out, "
+                "and run the same command again: that answer is drawn anew"
+            ) from error
 
 
 @dataclass(frozen=True)
