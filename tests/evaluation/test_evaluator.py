@@ -1,6 +1,5 @@
 import json
 import math
-from collections.abc import Sequence as List
 from dataclasses import replace
 
 import numpy as np
@@ -8,30 +7,18 @@ import pytest
 
 from posttrain.data import Sample, user
 from posttrain.errors import UserError
-from posttrain.evaluation import Answer, EvaluationResult, compare_results, evaluate, summarise
-from posttrain.generation import Completion, Prompt, Sampling
+from posttrain.evaluation import Answer, EvaluationResult, answer_of, compare_results, summarise
+from posttrain.generation import Completion, Sampling
 from posttrain.rewards import Score
 
 DRAWN = Sampling(temperature=1.0, seed=5)
 
 
-class Script:
-    """An engine that says what the test wrote down: `lines[prompt][draw]`."""
-
-    def __init__(self, lines: list[list[str]], order: int = 1) -> None:
-        self.lines, self.order = lines, order
-        self.prompts: list[Prompt] = []
-
-    def generate(self, prompts: List[Prompt], n: int, sampling: Sampling) -> list[Completion]:
-        self.prompts = list(prompts)
-        said = [(p, d, self.lines[p][d]) for p in range(len(prompts)) for d in range(n)]
-        return [self.completion(*item) for item in said][:: self.order]
-
-    def completion(self, prompt: int, draw: int, text: str) -> Completion:
-        size = len(text)
-        logprobs = np.full(size, -0.5, dtype=np.float32)
-        tokens, reason = np.arange(size, dtype=np.int32), "length" if text.endswith("...") else "stop"
-        return Completion(prompt, draw, tokens, logprobs, logprobs, reason, text)
+def completion(prompt: int, draw: int, text: str) -> Completion:
+    size = len(text)
+    logprobs = np.full(size, -0.5, dtype=np.float32)
+    tokens, reason = np.arange(size, dtype=np.int32), "length" if text.endswith("...") else "stop"
+    return Completion(prompt, draw, tokens, logprobs, logprobs, reason, text)
 
 
 def problems(*answers: str) -> list[Sample]:
@@ -47,14 +34,15 @@ def exact(sample: Sample, text: str) -> Score:
     return Score(float(right), info={"extracted": text, "reason": "found" if right else "wrong"})
 
 
-def render(sample: Sample) -> np.ndarray:
-    return np.frombuffer(sample.prompt_text.encode(), dtype=np.uint8)
-
-
-def run(lines: list[list[str]], answers: str, **options) -> EvaluationResult:
+def run(lines: list[list[str]], answers: str, *, verify=exact, step=None, name="toy", **options) -> EvaluationResult:
+    """The numbers of what a model says: `lines[problem][draw]`."""
+    given = [
+        answer_of(sample, completion(problem, draw, text), verify, step=step)
+        for problem, sample in enumerate(problems(*answers))
+        for draw, text in enumerate(lines[problem])
+    ]
     n = len(lines[0])
-    options = {"sampling": DRAWN if n > 1 else None, "verify": exact} | options
-    return evaluate(Script(lines), problems(*answers), render_prompt=render, n=n, name="toy", **options)
+    return summarise(given, n=n, **{"sampling": DRAWN if n > 1 else Sampling(temperature=0.0), "name": name, **options})
 
 
 def test_every_number_of_a_small_evaluation_is_right():
@@ -115,22 +103,6 @@ def test_an_answer_with_numpy_inside_is_still_a_line_of_json():
     json.dumps(row)
 
 
-def test_completions_are_matched_by_what_they_say_of_themselves():
-    lines = [["1", "1"], ["x", "x"]]
-    backwards = evaluate(
-        Script(lines, order=-1), problems("1", "2"), exact, render_prompt=render, n=2, sampling=DRAWN, name="toy"
-    )
-    assert backwards == run(lines, "12")
-    assert [answer.text for answer in backwards.answers] == ["1", "1", "x", "x"]
-
-
-def test_an_engine_that_leaves_answers_out_is_caught():
-    engine = Script([["1"], ["2"]])
-    engine.generate = lambda prompts, n, sampling: [engine.completion(0, 0, "1")]
-    with pytest.raises(RuntimeError, match="2 prompts"):
-        evaluate(engine, problems("1", "2"), exact, render_prompt=render)
-
-
 def test_a_failing_verifier_is_an_error_with_its_cause_and_no_zero():
     found = run([["1", "crash"], ["2", "2"]], "12", max_errors=0.25)
     assert found.metrics["errors"] == 1
@@ -161,40 +133,14 @@ def test_what_is_no_number_is_an_error(score: object, cause: str):
     assert cause in found.answers[1].error
 
 
-def test_too_many_errors_stop_the_evaluation_after_every_answer_was_recorded():
-    kept: list[Answer] = []
+def test_too_many_errors_stop_the_evaluation():
     with pytest.raises(UserError, match=r"'toy': 2 of 4 answers.*ZeroDivisionError: division by zero"):
-        run([["1", "crash"], ["crash", "2"]], "12", record=kept.append)
-    assert [answer.text for answer in kept] == ["1", "crash", "crash", "2"]
+        run([["1", "crash"], ["crash", "2"]], "12")
 
 
 def test_nothing_scored_is_no_result_whatever_is_allowed():
     with pytest.raises(UserError, match="1 of 1"):
         run([["crash"]], "1", max_errors=1.0)
-
-
-def test_what_cannot_be_evaluated_is_refused_before_the_engine_runs():
-    engine = Script([])
-    with pytest.raises(UserError, match="no samples"):
-        evaluate(engine, [], exact, render_prompt=render)
-    with pytest.raises(UserError, match="temperature 0"):
-        evaluate(engine, problems("1"), exact, render_prompt=render, n=4)
-    with pytest.raises(UserError, match="n = 0"):
-        evaluate(engine, problems("1"), exact, render_prompt=render, n=0)
-
-
-def test_a_repeated_sample_is_asked_once():
-    engine = Script([["1"], ["2"]])
-    found = evaluate(engine, [*problems("1", "2"), *problems("1")], exact, render_prompt=render)
-    assert len(engine.prompts) == 2
-    assert found.metrics["problems"] == 2
-
-
-def test_prompts_are_the_rendered_tokens():
-    engine = Script([["1"]])
-    evaluate(engine, problems("1"), exact, render_prompt=render)
-    assert engine.prompts[0].tokens.dtype == np.int32
-    assert bytes(engine.prompts[0].tokens.astype(np.uint8)) == b"Problem 0"
 
 
 def test_part_marks_count_for_the_average_and_not_for_the_accuracy():
@@ -256,35 +202,9 @@ def test_what_two_evaluations_do_not_share_is_said():
 
 
 def test_results_without_a_common_problem_are_not_compared():
-    other = evaluate(Script([["1"]]), problems("7"), exact, render_prompt=render, name="other")
+    other = run([["1"]], "7", name="other")
     with pytest.raises(UserError, match=r"'toy' and 'other' have no problem in common"):
         compare_results(run([["1"]], "1"), other, np.random.default_rng(0))
-
-
-def test_the_in_process_engine_is_evaluated_alike_every_time():
-    architectures = pytest.importorskip("architectures")
-    from posttrain.generation.local import LocalEngine
-
-    tokenizer = architectures.tokenizer()
-    engine = LocalEngine(architectures.build("qwen3"), tokenizer)
-
-    def chat(sample: Sample) -> np.ndarray:
-        ids = tokenizer.apply_chat_template(list(sample.prompt), add_generation_prompt=True, return_dict=False)
-        return np.array(ids, dtype=np.int32)
-
-    def first_byte(sample: Sample, text: str) -> Score:
-        return Score(float(text[:1] < "a"), info={"extracted": text[:1] or None})
-
-    sampling = Sampling(max_new_tokens=6, seed=1)
-    first, second = (
-        evaluate(engine, problems("1", "2", "3"), first_byte, render_prompt=chat, n=4, sampling=sampling)
-        for _ in range(2)
-    )
-    assert first == second
-    assert first.answers == second.answers
-    assert len(first.answers) == 12
-    assert all(0 < answer.tokens <= 6 and answer.logprob < 0 for answer in first.answers)
-    assert len({answer.text for answer in first.answers}) > 1
 
 
 def test_faithful_answers_are_counted_where_a_verifier_says_so():

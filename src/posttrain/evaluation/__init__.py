@@ -1,6 +1,6 @@
 """Measuring: what a model says, how good it is, and how sure that is."""
 
-from posttrain.evaluation.evaluator import Verify, answer_of, check_errors, evaluate, reranked, summarise
+from posttrain.evaluation.evaluator import Verify, answer_of, check_errors, reranked, summarise
 from posttrain.evaluation.gap_recovered import (
     ReasoningGapRecovered,
     gap_recovered,
@@ -34,7 +34,6 @@ __all__ = [
     "answer_of",
     "check_errors",
     "compare_results",
-    "evaluate",
     "gap_recovered",
     "hierarchical_bootstrap",
     "hierarchical_difference",

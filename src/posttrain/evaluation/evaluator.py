@@ -1,6 +1,6 @@
-"""Asking a model and scoring what it says: every answer kept, every number with what it rests on.
+"""Scoring what a model says: every answer kept, every number with what it rests on.
 
-Left out: writing files (whoever runs a stage does that, line by line through `record`) and tables.
+Left out: asking the model and writing files (whoever runs a stage does that), and tables.
 """
 
 import math
@@ -23,52 +23,11 @@ from posttrain.evaluation.metrics import (
 from posttrain.evaluation.parts import check_parts, part_metrics
 from posttrain.evaluation.result import Answer, EvaluationResult, Problem
 from posttrain.evaluation.statistics import share_interval
-from posttrain.generation import Completion, Engine, Prompt, Sampling
+from posttrain.generation import Completion, Sampling
 from posttrain.generation.dialogue import Dialogue
 from posttrain.rewards import Score, is_right
 
 Verify = Callable[[Sample, str], Score]
-
-
-def evaluate(
-    engine: Engine,
-    samples: Sequence[Sample],
-    verify: Verify,
-    *,
-    render_prompt: Callable[[Sample], npt.NDArray[np.int32]],
-    n: int = 1,
-    sampling: Sampling | None = None,
-    name: str = "",
-    step: int | None = None,
-    record: Callable[[Answer], None] | None = None,
-    max_errors: float = 0.1,
-    right_at: float = 1.0,
-    level: float = 0.95,
-) -> EvaluationResult:
-    """Draw `n` answers to each sample, score them with `verify`, and count.
-
-    `render_prompt` gives the tokens that the model reads; `sampling` is greedy by default. A sample that is there twice
-    is asked once. An exception of `verify` becomes the answer's error, with its cause. `record` is called with every
-    answer, before anything is refused. The rest: `summarise`.
-
-    Raises `UserError` for no samples, for several draws at temperature 0, and for too many errors.
-    """
-    sampling = Sampling(temperature=0.0) if sampling is None else sampling
-    asked = list({sample.id: sample for sample in samples}.values())
-    if not asked:
-        raise UserError(f"evaluation '{name}' has no samples: at least one problem is needed")
-    if n < 1:
-        raise UserError(f"evaluation '{name}' asks for n = {n} draws of each problem; at least 1 is needed")
-    if n > 1 and sampling.temperature == 0:
-        raise UserError(f"n = {n} draws at temperature 0 are {n} times the same answer: set a temperature, or n to 1")
-    prompts = [Prompt(np.asarray(render_prompt(sample), dtype=np.int32)) for sample in asked]
-    completions = _in_order(engine.generate(prompts, n, sampling), len(prompts), n)
-    answers = []
-    for completion in completions:
-        answers.append(answer_of(asked[completion.prompt], completion, verify, step=step))
-        if record is not None:
-            record(answers[-1])
-    return summarise(answers, n=n, sampling=sampling, name=name, max_errors=max_errors, right_at=right_at, level=level)
 
 
 def summarise(
@@ -142,15 +101,6 @@ def reranked(answers: Sequence[Answer], rewards: Sequence[float], *, n: int, rig
         each = [best_at_k([r for r, _ in group], [right for _, right in group], k) for group in groups.values()]
         found[f"reranked@{k}"] = _known_mean(each)
     return {name: value for name, value in found.items() if not math.isnan(value)}
-
-
-def _in_order(completions: Sequence[Completion], prompts: int, n: int) -> list[Completion]:
-    """Completions by prompt and draw, by what they say of themselves and not by where they stand."""
-    found = sorted(completions, key=lambda completion: (completion.prompt, completion.sample))
-    wanted = [(prompt, draw) for prompt in range(prompts) for draw in range(n)]
-    if [(completion.prompt, completion.sample) for completion in found] != wanted:
-        raise RuntimeError(f"the engine was asked for {n} answers to each of {prompts} prompts and gave others back")
-    return found
 
 
 def answer_of(

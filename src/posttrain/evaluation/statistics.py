@@ -199,14 +199,6 @@ def cohens_d(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     return gap / spread
 
 
-def cliffs_delta(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """P(b > a) - P(b < a) over all pairs, -1 to 1 (Cliff 1993)."""
-    x, y = _checked(a, dimensions=1), _checked(b, dimensions=1)
-    ranks = scipy.stats.rankdata(np.concatenate([y, x]))
-    u = float(ranks[: len(y)].sum()) - len(y) * (len(y) + 1) / 2
-    return 2 * u / (len(x) * len(y)) - 1
-
-
 def in_words(
     difference: Difference,
     names: tuple[str, str] = ("A", "B"),
