@@ -14,7 +14,7 @@ from posttrain.errors import UserError, nearest
 from posttrain.policy import hub_commit, model_path
 from posttrain.recipe import Continual, Data, Model, Recipe, Stage, Train, evaluations_read
 from posttrain.registry import import_pieces
-from posttrain.rewards import Score, reward_models
+from posttrain.rewards import Score, Verify, reward_models
 from posttrain.stages.fingerprints import deciding, digest, folder_fingerprint, stamp
 from posttrain.tasks import Interactive, Task, tasks
 from posttrain.tasks.answers import verify_exact, verify_number, verify_thought
@@ -22,8 +22,6 @@ from posttrain.terminal import Terminal
 from posttrain.training.journal import Journal
 from posttrain.training.ranks import Ranks
 from posttrain.training.step import MICRO_BATCH_TOKENS
-
-Verify = Callable[[Sample, str], Score]
 
 WAYS: dict[str, Verify] = {"number": verify_number, "exact": verify_exact, "thought": verify_thought}
 """How answers to a file's questions are compared: `Data.verify`."""

@@ -25,7 +25,7 @@ def mean_scores(
     return dict(zip(names, (torch.stack(sums).sum(0) / max(1, count)).tolist(), strict=True))
 
 
-def behind_prompt(prompt: npt.NDArray[np.int32], answer: List[int], sample_id: str) -> Sequence:
+def behind_prompt(prompt: npt.NDArray[np.int32], answer: List[int] | npt.NDArray[np.int32], sample_id: str) -> Sequence:
     """A drawn answer as a sequence: its tokens are the targets."""
     tokens = np.concatenate([prompt, np.asarray(answer, np.int32)])
     target = np.arange(len(tokens)) >= len(prompt)

@@ -133,41 +133,56 @@ def ask(
     expected = len(samples) * stage.n * stage.max_new_tokens
     with context.terminal.bar(f"{verb} {kept.stage}", expected, "tokens at most") as bar:
         progress = counting(context, bar)
-        if policy is not None:
-            rendering = asked_as(stage, policy.context_length)
-            return draw(
-                context,
-                policy,
-                samples,
-                stage,
-                rendering,
-                verify,
-                record,
-                forced=forced,
-                keep=partial(kept.engine, asked, progress),
-                progress=progress,
-                talk=conversation(context, stage, samples, policy.tokenizer, rendering),
-            )
-        origin, server = context.origin(stage.model), stage.server
-        assert server is not None
-        tokenizer, rendering = load_tokenizer(origin.path), asked_as(stage, Shape.of(origin).context)
-        knows_tokens = server_engine(server, tokenizer).check() != "openai"
-        talk = conversation(context, stage, samples, tokenizer, rendering)
-        if talk is not None and not knows_tokens:
-            raise UserError("dialogues go on from the very tokens that were drawn, and this server does not say which")
-        return _drawn(
-            kept.engine(asked, progress, lambda drawn: server_engine(server, tokenizer, progress, drawn)),
+        keep = partial(kept.engine, asked, progress)
+        if policy is None:
+            return _served(context, stage, samples, verify, record, forced, keep, progress)
+        rendering = asked_as(stage, policy.context_length)
+        talk = conversation(context, stage, samples, policy.tokenizer, rendering)
+        return draw(
+            context,
+            policy,
             samples,
-            prompts_of(samples, tokenizer, rendering, stage.max_new_tokens, forced),
-            stage.n,
-            _sampling(context, stage, tokenizer, rendering)
-            if knows_tokens
-            else sampling_of(stage, context.recipe.seed),
+            stage,
+            rendering,
             verify,
             record,
             forced=forced,
+            keep=keep,
+            progress=progress,
             talk=talk,
         )
+
+
+def _served(
+    context: Context,
+    stage: Asked,
+    samples: list[Sample],
+    verify: Verify | None,
+    record: Callable[[Answer], None],
+    forced: Forced,
+    keep: Callable[[MakeEngine], MakeEngine],
+    progress: Callable[[int], None],
+) -> list[Answer]:
+    """The answers of a stage's server. One that does not tell tokens ends turns by itself, and holds no dialogues."""
+    origin, server = context.origin(stage.model), stage.server
+    assert server is not None
+    tokenizer, rendering = load_tokenizer(origin.path), asked_as(stage, Shape.of(origin).context)
+    knows_tokens = server_engine(server, tokenizer).check() != "openai"
+    talk = conversation(context, stage, samples, tokenizer, rendering)
+    if talk is not None and not knows_tokens:
+        raise UserError("dialogues go on from the very tokens that were drawn, and this server does not say which")
+    sampling = sampling_of(stage, context.recipe.seed)
+    return _drawn(
+        keep(lambda drawn: server_engine(server, tokenizer, progress, drawn)),
+        samples,
+        prompts_of(samples, tokenizer, rendering, stage.max_new_tokens, forced),
+        stage.n,
+        with_ends(sampling, tokenizer, rendering) if knows_tokens else sampling,
+        verify,
+        record,
+        forced=forced,
+        talk=talk,
+    )
 
 
 def draw(
@@ -202,7 +217,7 @@ def draw(
             samples,
             prompts_of(samples, tokenizer, rendering, decoding.max_new_tokens, forced),
             decoding.n,
-            _sampling(context, decoding, tokenizer, rendering),
+            with_ends(sampling_of(decoding, context.recipe.seed), tokenizer, rendering),
             verify,
             record,
             step=step,
@@ -211,10 +226,9 @@ def draw(
         )
 
 
-def _sampling(context: Context, decoding: Decoding, tokenizer: Any, rendering: Rendering) -> Sampling:
-    """With the template's end of a turn, which is often not a base model's own end token."""
-    ends = turn_end_tokens(tokenizer, rendering)
-    return replace(sampling_of(decoding, context.recipe.seed), stop_tokens=tuple(sorted(ends)))
+def with_ends(sampling: Sampling, tokenizer: Any, rendering: Rendering) -> Sampling:
+    """The rules with the template's end of a turn, which is often not a base model's own end token."""
+    return replace(sampling, stop_tokens=tuple(sorted(turn_end_tokens(tokenizer, rendering))))
 
 
 def _drawn(

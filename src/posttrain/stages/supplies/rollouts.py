@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence as List
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from posttrain.advantages import NEED_BASELINE, NEED_VALUES, build_advantage
 from posttrain.data import Origin, Sample, Sequence
-from posttrain.data.rendering import Rendering, turn_end_tokens
+from posttrain.data.rendering import Rendering
 from posttrain.data.step import Step
 from posttrain.errors import UserError
 from posttrain.evaluation import Answer
@@ -26,7 +26,7 @@ from posttrain.sources.beginnings import build_beginning, step_ends
 from posttrain.sources.rollout import Question, Rollout, RolloutSettings
 from posttrain.sources.rollouts import Rollouts
 from posttrain.sources.temperature import build_temperature
-from posttrain.stages.answers.asking import questions, sampling_of
+from posttrain.stages.answers.asking import questions, sampling_of, with_ends
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import demonstrations_of, prompts_of
 from posttrain.stages.models import load_policy
@@ -63,8 +63,7 @@ class RolloutSupply:
             self.demonstrations = demonstrations_of(
                 self.samples, self.prompts, tokenizer, rendering, rules.max_new_tokens
             )
-        ends = tuple(sorted(turn_end_tokens(tokenizer, rendering)))
-        sampling = replace(sampling_of(rules, context.recipe.seed), stop_tokens=ends)
+        sampling = with_ends(sampling_of(rules, context.recipe.seed), tokenizer, rendering)
         advantage = name_of(rules.advantage)
         # Most settings of a source are what its recipe says, under the same names.
         named = {field.name for field in fields(RolloutSettings)} & set(type(rules).model_fields)

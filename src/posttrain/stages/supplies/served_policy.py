@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from posttrain.data import Origin, Sequence
+from posttrain.data import Sequence
 from posttrain.errors import UserError
 from posttrain.generation import Completion, Prompt, Sampling
 from posttrain.generation.server import ServerEngine
@@ -18,6 +18,7 @@ from posttrain.policy.loading import evaluating
 from posttrain.policy.scoring import scored
 from posttrain.recipe import Server
 from posttrain.stages.answers.serving import api_key, dialect_of, server_engine
+from posttrain.stages.scoring import behind_prompt
 from posttrain.training.ranks import Ranks
 from posttrain.training.sharding import model_state
 
@@ -151,11 +152,8 @@ class ServedPolicy:
         return np.concatenate(found)
 
     def _sequence(self, answer: Completion, temperature: float) -> Sequence:
-        prompt = self.probe[answer.prompt].tokens
-        tokens = np.concatenate([prompt, answer.tokens]).astype(np.int32)
-        target = np.arange(len(tokens)) >= len(prompt)
-        origin = np.where(target, Origin.ROLLOUT, Origin.PROMPT).astype(np.uint8)
-        return Sequence(tokens, target, origin, f"probe {answer.prompt}", scalars={"temperature": temperature})
+        probed = behind_prompt(self.probe[answer.prompt].tokens, answer.tokens, f"probe {answer.prompt}")
+        return replace(probed, scalars={"temperature": temperature})
 
 
 def served_policy(
