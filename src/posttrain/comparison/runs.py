@@ -190,13 +190,7 @@ def _result(
     checked: Checked, spent: _Spent, finished: Iterable[Job], recipes: Mapping[str, Recipe], jobs: int, command: str
 ) -> ComparisonResult:
     spec = checked.spec
-    folders: dict[str, dict[int, Path]] = {}
-    for each in finished:
-        folders.setdefault(each.arm, {})[each.seed] = each.folder
-    if not set(folders) - {BASE}:
-        reasons = "\n".join(f"{failure.arm} seed {failure.seed}: {failure.reason}" for failure in spent.failures)
-        raise UserError(f"no arm has a finished run:\n{reasons}")
-    runs, problems = collect(folders)
+    runs, problems = collect(_folders(finished, spent))
     found = [
         ArmResult(name, recipe.name, recipe.description, _changes(spec, name), spent.chosen.get(name, {}),
                   steps_of(recipe, checked.plans[name]), runs[name])
@@ -236,6 +230,17 @@ def _result(
         machine=manifests[0]["machine"],
         git_commit=manifests[0]["git_commit"],
     )
+
+
+def _folders(finished: Iterable[Job], spent: _Spent) -> dict[str, dict[int, Path]]:
+    """Arm -> seed -> run folder. Raises `UserError` where no arm has a finished run."""
+    folders: dict[str, dict[int, Path]] = {}
+    for each in finished:
+        folders.setdefault(each.arm, {})[each.seed] = each.folder
+    if not set(folders) - {BASE}:
+        reasons = "\n".join(f"{failure.arm} seed {failure.seed}: {failure.reason}" for failure in spent.failures)
+        raise UserError(f"no arm has a finished run:\n{reasons}")
+    return folders
 
 
 def _changes(spec: Comparison, name: str) -> dict[str, Any]:

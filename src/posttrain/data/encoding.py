@@ -94,19 +94,33 @@ def encode(
             rows = iter(samples)
             first = list(islice(rows, 1))
             sides = pairs and not any(map(_is_labelled, first))
-            render = render_pairs if sides else render_batch
-            for batch in _batches(_counted(chain(first, rows), report, deduplicate, ids.update), rendering):
-                outcomes = render([sample for _, sample in batch], tokenizer, rendering)
-                for (row, sample), outcome in zip(batch, outcomes, strict=True):
-                    _store(row, sample, outcome, writer, report)
-                if progress is not None:
-                    progress(report.rows)
+            counted = _counted(chain(first, rows), report, deduplicate, ids.update)
+            _render(counted, tokenizer, rendering, sides, writer, report, progress)
             _check(report, max_refused)
             folder = parent / _key(name or ids.hexdigest(), maker)
             writer.publish(folder, sides, report)
     except OSError as error:
         raise UserError(f"cannot encode into '{parent}': {error.strerror or error}; nothing was left there") from error
     return EncodedDataset(folder, temporary)
+
+
+def _render(
+    rows: Iterable[tuple[int, Sample]],
+    tokenizer: "PreTrainedTokenizerBase",
+    rendering: Rendering,
+    sides: bool,
+    writer: StoreWriter,
+    report: Report,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Render rows, batch by batch, into the store; `sides`: both of each pair."""
+    render = render_pairs if sides else render_batch
+    for batch in _batches(rows, rendering):
+        outcomes = render([sample for _, sample in batch], tokenizer, rendering)
+        for (row, sample), outcome in zip(batch, outcomes, strict=True):
+            _store(row, sample, outcome, writer, report)
+        if progress is not None:
+            progress(report.rows)
 
 
 def _is_labelled(sample: Sample) -> bool:

@@ -3,7 +3,7 @@
 No weights are loaded: a tokenizer, a template and the recipe's data are all that it takes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -124,23 +124,9 @@ def _inspect_training(context: Context, name: str, stage: Train, count: int) -> 
     report = dataset.report
     ends = turn_end_tokens(tokenizer, rendering)
     with context.terminal.waiting("checking the ends of turns"):
-        turns, ended = 0, 0
-        for last in dataset.last_trained_tokens():
-            turns += len(last)
-            ended += int(np.isin(last, list(ends)).sum())
-    longest = int(dataset.lengths.argmax())
+        turns, ended = _ended_turns(dataset, ends)
     numbers: dict[str, int | float | str] = {
-        "rows": report.rows,
-        "samples": report.kept,
-        "duplicates": report.duplicates,
-        "refused": sum(report.refused.values()),
-        "truncated": report.truncated,
-        "tokens": report.tokens,
-        "trained_tokens": report.trained_tokens,
-        "trained_share": round(report.trained_tokens / report.tokens, 4),
-        "mean_length": round(report.tokens / len(dataset), 1),
-        "longest": int(dataset.lengths[longest]),
-        "longest_sample": dataset.sample_ids[longest].decode(),
+        **_size(dataset),
         "max_length": rendering.max_length,
         "context": shape.context,
         "trained_turns": turns,
@@ -158,6 +144,32 @@ def _inspect_training(context: Context, name: str, stage: Train, count: int) -> 
         notes=tuple(report.notes),
         warnings=_warnings(dataset, turns - ended, data.max_refused),
     )
+
+
+def _ended_turns(dataset: EncodedDataset, ends: Collection[int]) -> tuple[int, int]:
+    """How many turns are trained, and how many of them end with an end-of-turn token."""
+    turns, ended = 0, 0
+    for last in dataset.last_trained_tokens():
+        turns += len(last)
+        ended += int(np.isin(last, list(ends)).sum())
+    return turns, ended
+
+
+def _size(dataset: EncodedDataset) -> dict[str, int | float | str]:
+    report, longest = dataset.report, int(dataset.lengths.argmax())
+    return {
+        "rows": report.rows,
+        "samples": report.kept,
+        "duplicates": report.duplicates,
+        "refused": sum(report.refused.values()),
+        "truncated": report.truncated,
+        "tokens": report.tokens,
+        "trained_tokens": report.trained_tokens,
+        "trained_share": round(report.trained_tokens / report.tokens, 4),
+        "mean_length": round(report.tokens / len(dataset), 1),
+        "longest": int(dataset.lengths[longest]),
+        "longest_sample": dataset.sample_ids[longest].decode(),
+    }
 
 
 def _warnings(dataset: EncodedDataset, not_ended: int, max_refused: float) -> tuple[str, ...]:

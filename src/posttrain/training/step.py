@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from posttrain.data import Sequence
+from posttrain.data.batch import Batch
 from posttrain.data.scores import Need, TokenScores
 from posttrain.data.step import Draw, Step
 from posttrain.objectives import Objective
+from posttrain.objectives.objective import Loss
 from posttrain.policy import Policy
 from posttrain.policy.scoring import by_sequence
-from posttrain.training.cutting import cut, fillers
+from posttrain.training.cutting import Part, cut, fillers
 from posttrain.training.ranks import Ranks
 from posttrain.training.sharding import is_sharded
 
@@ -105,15 +107,7 @@ def accumulate_gradients(
     metrics: list[Mapping[str, tuple[Tensor, Tensor | None]]] = []
     records: list[tuple[tuple[str, ...], Mapping[str, Tensor]]] = []
     for part in [*parts, *(fillers(parts, ranks) if is_sharded(policy) else [])]:
-        with watch.lap("time/data"):
-            batch = replace(objective.attach(part.batch(policy), part.sequences, part.rows), step=step)
-            batch = batch if policy.device.type == "cpu" else batch.to(policy.device)
-        with watch.lap("time/forward"):
-            loss = objective.loss(policy, batch)
-        with watch.lap("time/backward"):
-            if loss.value.requires_grad:
-                loss.value.backward()  # type: ignore[no-untyped-call]
-            part.finish()
+        batch, loss = _passed(policy, objective, part, step, watch)
         if part.counts:
             values.append(loss.value.detach())
             metrics.append(loss.metrics)
@@ -130,6 +124,20 @@ def accumulate_gradients(
     result.records = _recorded(records)
     _join_ranks(result, sums, ranks)
     return result
+
+
+def _passed(policy: Policy, objective: Objective, part: Part, step: Step, watch: Stopwatch) -> tuple[Batch, Loss]:
+    """Forward and backward through a micro-batch."""
+    with watch.lap("time/data"):
+        batch = replace(objective.attach(part.batch(policy), part.sequences, part.rows), step=step)
+        batch = batch if policy.device.type == "cpu" else batch.to(policy.device)
+    with watch.lap("time/forward"):
+        loss = objective.loss(policy, batch)
+    with watch.lap("time/backward"):
+        if loss.value.requires_grad:
+            loss.value.backward()  # type: ignore[no-untyped-call]
+        part.finish()
+    return batch, loss
 
 
 def _with_whole_references(objective: Objective, sequences: List[Sequence], ranks: Ranks) -> List[Sequence]:
