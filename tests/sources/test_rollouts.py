@@ -440,6 +440,19 @@ def test_one_answer_of_a_group_may_begin_with_a_demonstration_and_is_weighed_fro
     assert report.report["sampler_gap"][0] == pytest.approx(0.1 * report.report["sampler_gap"][1])
 
 
+def test_the_distance_to_the_reference_is_that_of_drawn_tokens() -> None:
+    report = step(score=scored)
+    own = begun({"name": "share", "share": 0.25}, replace(SETTINGS, kl_in_reward=0.1), advantage="reward")
+    sequences = own.next(report)
+    total, count = report.report["reference_kl"]
+    assert count == sum((s.origin == Origin.ROLLOUT).sum() for s in sequences)
+    assert total == pytest.approx(0.3 * count)
+    for sequence in sequences:
+        drawn = sequence.origin == Origin.ROLLOUT
+        assert sequence.columns["k1"][drawn] == pytest.approx(0.3)
+        assert not sequence.columns["k1"][~drawn].any()
+
+
 def test_a_reward_sees_what_an_answer_began_with() -> None:
     seen: list[Any] = []
     rolls = begun({"name": "share", "share": 0.25}, record=lambda rollouts, index: seen.extend(rollouts))

@@ -1,6 +1,6 @@
 """Measuring: what a model says, how good it is, and how sure that is."""
 
-from posttrain.evaluation.evaluator import Verify, answer_of, check_errors, reranked, summarise
+from posttrain.evaluation.evaluator import answer_of, check_errors, reranked, summarise
 from posttrain.evaluation.gap_recovered import (
     ReasoningGapRecovered,
     gap_recovered,
@@ -30,7 +30,6 @@ __all__ = [
     "Problem",
     "ReasoningGapRecovered",
     "Saturation",
-    "Verify",
     "answer_of",
     "check_errors",
     "compare_results",

@@ -4,7 +4,7 @@ Left out: asking the model and writing files (whoever runs a stage does that), a
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,7 @@ from posttrain.evaluation.result import Answer, EvaluationResult, Problem
 from posttrain.evaluation.statistics import share_interval
 from posttrain.generation import Completion, Sampling
 from posttrain.generation.dialogue import Dialogue
-from posttrain.rewards import Score, is_right
-
-Verify = Callable[[Sample, str], Score]
+from posttrain.rewards import Score, Verify, is_right
 
 
 def summarise(

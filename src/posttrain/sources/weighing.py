@@ -131,6 +131,11 @@ def _own(sequence: Sequence, name: str) -> npt.NDArray[np.float64]:
     return sequence.columns[name][written(sequence)].astype(np.float64)
 
 
+def _drawn(sequence: Sequence) -> npt.NDArray[np.bool_]:
+    """`[R]`: those of the weighed tokens that the policy drew itself; of others it can have no distance to anything."""
+    return np.equal(sequence.origin[written(sequence)], Origin.ROLLOUT)
+
+
 def _scored(sequences: List[Sequence], step: Step, settings: RolloutSettings) -> list[Sequence]:
     """`old_logprobs` as the trainer itself has them; `k1` to the reference and a critic's values where asked for."""
     asked = ((settings.kl_in_reward, REFERENCE_LOGPROBS), (settings.values, VALUES))
@@ -139,19 +144,20 @@ def _scored(sequences: List[Sequence], step: Step, settings: RolloutSettings) ->
     found = []
     for sequence, scores in zip(sequences, step.score(whole, needs), strict=True):
         old = scores.logprobs.cpu().numpy()
+        drawn = _drawn(sequence)
         columns = {"old_logprobs": old}
         if settings.kl_in_reward:
-            columns["k1"] = old - scores[REFERENCE_LOGPROBS.name].cpu().numpy()
+            columns["k1"] = np.where(drawn, old - scores[REFERENCE_LOGPROBS.name].cpu().numpy(), 0.0)
         if settings.values:
             columns["old_values"] = scores[VALUES.name].cpu().numpy()
-        gap = np.abs(old - _own(sequence, "sampled_logprob"))[sequence.origin[written(sequence)] == Origin.ROLLOUT]
+        gap = np.abs(old - _own(sequence, "sampled_logprob"))[drawn]
         add(step, "sampler_gap", float(gap.sum()), len(gap))
         found.append(with_columns(sequence, **columns))
     return found
 
 
 def _hold(sequences: List[Sequence], step: Step, kl_weight: KLWeight) -> None:
-    tokens = np.concatenate([_own(sequence, "k1") for sequence in sequences]) if sequences else np.zeros(0)
+    tokens = np.concatenate([np.zeros(0), *(_own(sequence, "k1")[_drawn(sequence)] for sequence in sequences)])
     shares = step.gather((float(tokens.sum()), len(tokens), len(sequences)))
     total, count, answers = (sum(share[place] for share in shares) for place in range(3))
     add(step, "reference_kl", float(tokens.sum()), len(tokens))

@@ -7,8 +7,9 @@ from typing import Any
 from posttrain.curation import FINAL_ANSWER
 from posttrain.data import Sample, assistant
 from posttrain.errors import UserError
-from posttrain.evaluation import Answer, Verify, check_errors
+from posttrain.evaluation import Answer, check_errors
 from posttrain.recipe import Generate
+from posttrain.rewards import Verify, is_right
 from posttrain.stages.answers.asking import ask, can_be_scored, plan_questions, questions
 from posttrain.stages.answers.kept_answers import KeptAnswers
 from posttrain.stages.context import Context
@@ -77,7 +78,7 @@ def _generate(context: Context, name: str, stage: Generate) -> dict[str, Any]:
     rows = [_labelled(context, sources[answer.sample_id], answer, name).to_json() for answer in kept.values()]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomically(context, f"data/{name}.jsonl", text)
-    right = sum(answer.value is not None and answer.value >= 1 for answer in answers)
+    right = sum(is_right(answer.value) for answer in answers if answer.value is not None)
     covered = len({answer.sample_id for answer in kept.values()})
     unfinished = sum(answer.finish_reason != "stop" for answer in answers)
     counts = {"answers": len(answers), "unfinished": unfinished, "right": right, "kept": len(kept)}
@@ -101,7 +102,7 @@ def _is_kept(answer: Answer, keep: str) -> bool:
     """An answer that was cut off is no demonstration of anything; one without a score is neither right nor wrong."""
     if answer.finish_reason != "stop":
         return False
-    return keep == "all" or (answer.value is not None and (answer.value >= 1) == (keep == "right"))
+    return keep == "all" or (answer.value is not None and is_right(answer.value) == (keep == "right"))
 
 
 def _labelled(context: Context, sample: Sample, answer: Answer, stage: str) -> Sample:

@@ -45,7 +45,10 @@ def check_cacheable(objective: Objective) -> None:
     for term in objective.terms:
         more = [need.name for need in term.needs if need.reference and need.name != REFERENCE_LOGPROBS.name]
         if term.prepare is not None:
-            more.append("answers to other prompts")
+            raise UserError(
+                f"cache_reference: objective '{term.name}' prepares each step's sequences anew, and what is kept are "
+                "scores of the data's own; leave cache_reference out"
+            )
         if more:
             raise UserError(
                 f"cache_reference: objective '{term.name}' asks the reference for {', '.join(more)} as well"

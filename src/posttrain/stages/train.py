@@ -282,6 +282,7 @@ def _summary(progress: Progress) -> dict[str, Any]:
         "seconds": round(progress.seconds, 3),
         "loss": progress.last.get("loss"),
         "trained_tokens": progress.tokens,
+        "input_tokens": progress.input_tokens,
         "imitated": round(progress.imitated / max(1, progress.step), 4),
     }
     if progress.best is not None:

@@ -12,6 +12,7 @@ from posttrain.data.encoding import encode
 from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.policy import load_tokenizer
 from posttrain.recipe import Curate
+from posttrain.rewards import is_right
 from posttrain.stages.answers.drawn_answers import check_answers, drawn_answers
 from posttrain.stages.context import Context
 from posttrain.stages.encoded import rendering_of
@@ -69,7 +70,7 @@ class AskedModel:
             drawing,
         )
         for answer in answers:
-            right = answer.value >= 1 if answer.value is not None else None
+            right = None if answer.value is None else is_right(answer.value)
             found = answer.canonical
             if not drawing.scored:
                 found = self.context.final_answer(asked[answer.sample_id], answer.text)

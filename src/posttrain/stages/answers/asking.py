@@ -13,12 +13,13 @@ import numpy.typing as npt
 from posttrain.data import Sample
 from posttrain.data.rendering import Rendering, turn_end_tokens
 from posttrain.errors import UserError
-from posttrain.evaluation import Answer, Verify, answer_of
+from posttrain.evaluation import Answer, answer_of
 from posttrain.generation import Completion, Engine, Prompt, Sampling, ThinkingRules
 from posttrain.generation.local import LocalEngine
 from posttrain.generation.sampling import check
 from posttrain.policy import Policy, load_tokenizer
 from posttrain.recipe import Asked, Decoding, RolloutSource
+from posttrain.rewards import Verify
 from posttrain.stages.answers.conversing import Conversation, conversation
 from posttrain.stages.answers.judging import check_speaker
 from posttrain.stages.answers.kept_answers import KeptAnswers, MakeEngine

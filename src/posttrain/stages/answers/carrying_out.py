@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from posttrain.data import Sample, assistant
-from posttrain.evaluation import Answer, Verify
+from posttrain.evaluation import Answer
 from posttrain.evaluation.plans import next_plan
 from posttrain.recipe import Evaluate, Plans
+from posttrain.rewards import Verify
 from posttrain.stages.encoded import Forced
 
 Asking = Callable[[Evaluate, list[Sample], Forced, Verify | None], list[Answer]]

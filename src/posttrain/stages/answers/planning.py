@@ -7,10 +7,11 @@ from typing import Any
 
 from posttrain.data import Sample
 from posttrain.errors import UserError
-from posttrain.evaluation import Answer, Verify
+from posttrain.evaluation import Answer
 from posttrain.evaluation.plans import cluster_plans, embedding, nearest_text, weighted_vote
 from posttrain.policy import Policy
 from posttrain.recipe import Evaluate, Plans
+from posttrain.rewards import Verify
 from posttrain.stages.answers.asking import ask, plan_questions
 from posttrain.stages.answers.carrying_out import (
     Asking,
