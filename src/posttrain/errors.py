@@ -62,8 +62,11 @@ def said(value: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def written(keys: tuple[str, ...], content: Any) -> tuple[str, ...]:
-    """The keys of one of pydantic's paths that the content holds, without its names for the types that it tried."""
+def written(keys: tuple[str, ...], content: Any) -> tuple[tuple[str, ...], Any]:
+    """The keys of one of pydantic's paths that the content holds, and what stands there.
+
+    Left out are keys that it lacks: pydantic's names for the types that it tried.
+    """
     node, found = content, []
     for key in keys:
         if isinstance(node, Mapping) and key in node:
@@ -73,4 +76,4 @@ def written(keys: tuple[str, ...], content: Any) -> tuple[str, ...]:
         else:
             continue
         found.append(key)
-    return tuple(found) or keys
+    return tuple(found), node

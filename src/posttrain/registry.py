@@ -88,7 +88,7 @@ class Registry(Generic[T]):
         except ValidationError as error:
             first = error.errors()[0]
             place = tuple(str(part) for part in first["loc"])
-            field = ".".join(place if first["type"] == "missing" else written(place, given))
+            field = ".".join(place if first["type"] == "missing" else written(place, given)[0])
             lacks = first["type"] == "missing" and len(first["loc"]) == 1
             wrong = "is missing" if lacks else f"{wanted(first)}, found {said(first['input'])}"
             raise UserError(f"{self.kind} '{name}': option '{field}' {wrong}") from None

@@ -92,7 +92,7 @@ def messages(
         tagged = tuple(str(part) for part in item["loc"])
         keys = _without_tags(tagged)
         if item["type"] not in ("extra_forbidden", "missing"):
-            keys = written(keys, content)
+            keys = written(keys, content)[0] or keys
         found.setdefault(keys, []).append((tagged, item))
     deepest = [
         keys for keys in found if not any(len(keys) < len(other) and other[: len(keys)] == keys for other in found)
@@ -122,24 +122,13 @@ def _message(keys: Keys, items: list[tuple[Keys, Any]], content: Any, fields_at:
     wants = [wanted(each) for _, each in items]
     right = " or ".join(dict.fromkeys(want.removeprefix("has to be ") for want in wants))
     verb = "" if right.startswith("has to") else "has to be "
-    return f"'{'.'.join(keys)}' {verb}{right}, found {said(_value_at(keys, content, error['input']))}"
+    there, value = written(keys, content)
+    return f"'{'.'.join(keys)}' {verb}{right}, found {said(value if there == keys else error['input'])}"
 
 
 def _without_tags(keys: Keys) -> Keys:
     """pydantic puts a stage's kind behind its name; the YAML does not."""
     return keys[:2] + keys[3:] if len(keys) > 2 and keys[0] == "stages" and keys[2] in STAGE_KINDS else keys
-
-
-def _value_at(keys: Keys, content: Any, otherwise: Any) -> Any:
-    node = content
-    for key in keys:
-        if isinstance(node, dict) and key in node:
-            node = node[key]
-        elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-            node = node[int(key)]
-        else:
-            return otherwise
-    return node
 
 
 def _fields_at(keys: Keys) -> list[str]:
